@@ -1,0 +1,18 @@
+//! uktls: kernel TLS without the kernel.
+//!
+//! The library gives user space the Linux kTLS socket interface: a program hands over the keys of
+//! a finished TLS 1.2 or 1.3 handshake and from then on sends plain bytes, which leave the socket
+//! as sealed records, in order. Records are sealed asynchronously and in parallel, and transmitted
+//! by the caller or by a deferred worker: the design of Linux commit a42055e8, in user space.
+//!
+//! The C interface ([`capi`], `include/uktls.h`) is the public one; the rooms below it are public
+//! for the benchmarks and tests of this workspace. `docs/architecture.md` is the map.
+
+#[cfg(panic = "abort")]
+compile_error!("uktls lives in other people's processes: build it with panic = \"unwind\"");
+
+pub mod aead;
+pub mod crypto_info;
+pub mod error;
+pub mod record;
+pub mod sys;

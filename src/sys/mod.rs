@@ -1,0 +1,3 @@
+//! The kernel and the C ABI, as the rest of the library sees them.
+
+pub mod abi;
