@@ -1,44 +1,401 @@
-/* DRAFT: will be generated from src/capi by cbindgen. Prototypes are final unless noted. */
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * uktls: kernel TLS without the kernel.
+ *
+ * After a TLS 1.2 or 1.3 handshake, hand the sending keys of a connected stream socket to the
+ * library; from then on send plain bytes, which leave the socket as sealed records, in order.
+ * Read in this order:
+ *
+ *   1. tls_tx_init()       keys in, as the crypto_info structs of <linux/tls.h>
+ *   2. tls_send()          and tls_sendmsg(), tls_sendfile(), tls_splice(), tls_sendpage()
+ *   3. tls_poll()          wait for room, for non-blocking sockets
+ *   4. uktls_flush()       wait until the kernel has every record
+ *   5. tls_shutdown()      and uktls_close(): instead of shutdown(2) and close(2)
+ *   6. uktls_get_info()    and uktls_get_stats(), uktls_configure()
+ *
+ * Once keys are set, use no other call to write to, shut down or close that descriptor: plain
+ * bytes written past the library would break the record stream.
+ *
+ * Names that begin with tls_ mirror a system call on a kernel TLS socket: its arguments, its
+ * return value, its errno. Names that begin with uktls_ are this library's own. Every struct
+ * begins with its own size, which the caller sets: `struct uktls_stats s = { sizeof s };`.
+ * All functions may be called from any thread. The manual is uktls(7).
+ *
+ * Generated from the Rust source by cbindgen: do not edit.
+ */
+
+
 #ifndef UKTLS_H
 #define UKTLS_H
+
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/types.h>
-#include <sys/socket.h>
 #include <poll.h>
+#include <sys/socket.h>
+#include <sys/types.h>
 #include <linux/tls.h>
-#ifdef __cplusplus
-extern "C" {
-#endif
+
+/* Version of the header; `uktls_version` tells that of the library. */
 #define UKTLS_VERSION_MAJOR 0
+
+/* Second part of the header's version. */
 #define UKTLS_VERSION_MINOR 1
+
+/* Third part of the header's version. */
 #define UKTLS_VERSION_PATCH 0
 
-/* struct size first in each struct: the caller sets it to sizeof */
-struct uktls_config { size_t size; int mode; int engine; int aead; uint32_t threads; size_t tx_queue; uint32_t linger_ms; const char *stats_file; const char *log; };
-/* mode: UKTLS_MODE_AUTO 0, ALWAYS 1, OFF 2; engine: UKTLS_ENGINE_AUTO 0, INLINE 1, THREADS 2; aead: UKTLS_AEAD_AUTO 0, AWS_LC 1, OPENSSL 2, RUSTCRYPTO 3; 0/NULL = default */
-struct uktls_stats { size_t size; uint64_t tls_curr_tx_sw, tls_curr_rx_sw, tls_tx_sw, tls_rx_sw, tls_decrypt_error, tls_tx_rekey_ok, tls_tx_rekey_error,
-  tx_records, tx_bytes /* plaintext */, tx_wire_bytes, deferred_scheduled, deferred_cancelled, records_from_caller, records_from_worker,
-  transmit_calls, transmit_records_max /* most records in one sendmsg */, queue_bytes_max, queue_records_max, sealed_inline, sealed_threads, errors; };
-struct uktls_info { size_t size; uint16_t version, cipher, txconf, rxconf; uint8_t tx_rec_seq[8]; uint16_t tx_max_payload_len; uint16_t reserved; int engine; int aead; uint64_t tx_records, tx_bytes, pending_bytes, pending_records; };
+/* Decide from the kernel's abilities (preload library only). */
+#define UKTLS_MODE_AUTO 0
 
-int tls_tx_init(int fd, const void *crypto_info, size_t len);
-ssize_t tls_send(int fd, const void *buf, size_t len, int flags);
-ssize_t tls_sendmsg(int fd, const struct msghdr *msg, int flags);
-ssize_t tls_sendpage(int fd, const void *page, size_t offset, size_t size, int flags);
-ssize_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
-ssize_t tls_splice(int fd_in, off_t *off_in, int fd_out, off_t *off_out, size_t len, unsigned int flags);
-int tls_poll(struct pollfd *fds, nfds_t n, int timeout_ms);
-int tls_shutdown(int fd, int how);
-int tls_getsockopt(int fd, int level, int optname, void *optval, socklen_t *optlen);
-int uktls_close(int fd);
-int uktls_flush(int fd, int timeout_ms);
-size_t uktls_tx_pending(int fd);
-int uktls_get_info(int fd, struct uktls_info *info);
-int uktls_get_stats(struct uktls_stats *stats);
-int uktls_configure(const struct uktls_config *config);
-const char *uktls_version(void);
+/* Take every TLS socket over. */
+#define UKTLS_MODE_ALWAYS 1
+
+/* Take none over. */
+#define UKTLS_MODE_OFF 2
+
+/* Decide per record from what the connection is doing. */
+#define UKTLS_ENGINE_AUTO 0
+
+/* Seal in the calling thread. */
+#define UKTLS_ENGINE_INLINE 1
+
+/* Seal on the thread pool. */
+#define UKTLS_ENGINE_THREADS 2
+
+/* The fastest AEAD implementation present, per cipher. */
+#define UKTLS_AEAD_AUTO 0
+
+/* AWS-LC. */
+#define UKTLS_AEAD_AWS_LC 1
+
+/* OpenSSL's EVP interface. */
+#define UKTLS_AEAD_OPENSSL 2
+
+/* RustCrypto. */
+#define UKTLS_AEAD_RUSTCRYPTO 3
+
+/* Settings for `uktls_configure`. Zero or NULL in a field keeps that setting's default. */
+struct uktls_config {
+    /* `sizeof(struct uktls_config)`, set by the caller. */
+    size_t size;
+    /* `UKTLS_MODE_*`. */
+    int mode;
+    /* `UKTLS_ENGINE_*`. */
+    int engine;
+    /* `UKTLS_AEAD_*`. */
+    int aead;
+    /* Sealing threads; 0: one less than there are processors, at least one. Counts for the first
+     * connection of the process only.
+     */
+    uint32_t threads;
+    /* Accepted and not yet transmitted bytes of one connection at which a send waits; 0: 1 MiB. */
+    size_t tx_queue;
+    /* Milliseconds for which the exit of the process waits for a reader that takes nothing;
+     * 0: 60000.
+     */
+    uint32_t linger_ms;
+    /* Padding, 0. */
+    uint32_t reserved;
+    /* A JSON line with the counters is appended to this file at exit; NULL: none. */
+    const char *stats_file;
+    /* `LEVEL` or `LEVEL:FILE`, LEVEL being error, warn, info, debug or trace; NULL: no log. */
+    const char *log;
+};
+
+/* Counters of the process, filled in by `uktls_get_stats`. Those that start with `tls_` are named
+ * after `/proc/net/tls_stat`.
+ */
+struct uktls_stats {
+    /* `sizeof(struct uktls_stats)`, set by the caller. */
+    size_t size;
+    /* TlsCurrTxSw: connections that have TX keys now. */
+    uint64_t tls_curr_tx_sw;
+    /* TlsCurrRxSw. */
+    uint64_t tls_curr_rx_sw;
+    /* TlsTxSw: connections that were given TX keys. */
+    uint64_t tls_tx_sw;
+    /* TlsRxSw. */
+    uint64_t tls_rx_sw;
+    /* TlsDecryptError. */
+    uint64_t tls_decrypt_error;
+    /* TlsTxRekeyOk: TX keys replaced. */
+    uint64_t tls_tx_rekey_ok;
+    /* TlsTxRekeyError: refused attempts to replace TX keys. */
+    uint64_t tls_tx_rekey_error;
+    /* Records handed to the kernel completely. */
+    uint64_t tx_records;
+    /* Their plaintext bytes. */
+    uint64_t tx_bytes;
+    /* Bytes handed to the kernel, record headers and tags included. */
+    uint64_t tx_wire_bytes;
+    /* Deferred transmissions scheduled. */
+    uint64_t deferred_scheduled;
+    /* Deferred transmissions cancelled, because a call had transmitted everything by itself. */
+    uint64_t deferred_cancelled;
+    /* Records that went out in a call of the program. */
+    uint64_t records_from_caller;
+    /* Records that went out in a worker's context. */
+    uint64_t records_from_worker;
+    /* `sendmsg(2)` calls that took bytes; `tx_records / transmit_calls` is the mean gathered. */
+    uint64_t transmit_calls;
+    /* The most records completed by one `sendmsg(2)`. */
+    uint64_t transmit_records_max;
+    /* The most sealed bytes ever queued on one connection. */
+    uint64_t queue_bytes_max;
+    /* The longest ready list ever seen (entries; a run of small records is one). */
+    uint64_t queue_records_max;
+    /* Records sealed in the calling thread. */
+    uint64_t sealed_inline;
+    /* Records sealed on the thread pool. */
+    uint64_t sealed_threads;
+    /* Connections that broke: by the network, by a failed seal, by an internal fault. */
+    uint64_t errors;
+};
+
+/* Figures of one connection, filled in by `uktls_get_info`. */
+struct uktls_info {
+    /* `sizeof(struct uktls_info)`, set by the caller. */
+    size_t size;
+    /* `TLS_1_2_VERSION` or `TLS_1_3_VERSION`. */
+    uint16_t version;
+    /* `TLS_CIPHER_*`. */
+    uint16_t cipher;
+    /* `TLS_CONF_SW` (2) if TX keys are set, `TLS_CONF_BASE` (1) if not. */
+    uint16_t txconf;
+    /* The same for RX. */
+    uint16_t rxconf;
+    /* Sequence number of the next TX record, big-endian. */
+    uint8_t tx_rec_seq[8];
+    /* Most plaintext bytes in a TX record. */
+    uint16_t tx_max_payload_len;
+    /* Padding, 0. */
+    uint16_t reserved;
+    /* `UKTLS_ENGINE_*` in force for this connection. */
+    int engine;
+    /* `UKTLS_AEAD_*` in use. */
+    int aead;
+    /* Padding, 0. */
+    uint32_t reserved2;
+    /* Records handed to the kernel completely. */
+    uint64_t tx_records;
+    /* Their plaintext bytes. */
+    uint64_t tx_bytes;
+    /* Plaintext bytes accepted and not yet handed to the kernel. */
+    uint64_t pending_bytes;
+    /* Entries on the ready list. */
+    uint64_t pending_records;
+};
+
 #ifdef __cplusplus
-}
-#endif
-#endif
+extern "C" {
+#endif // __cplusplus
+
+/* Set the TX keys of a finished TLS handshake on `fd`: from the return of this call, every byte
+ * given to `tls_send` and its kin leaves the socket as TLS records. A second call on a TLS 1.3
+ * connection replaces the keys (rekey).
+ *
+ * `crypto_info` is one of the structs of `<linux/tls.h>` (`struct tls12_crypto_info_aes_gcm_128`,
+ * ...), `len` its size in bytes. `fd` is a connected stream socket: TCP, MPTCP, UNIX, vsock. The
+ * handshake's own bytes must have left the socket. From here on the socket is closed with
+ * `uktls_close`.
+ *
+ * Returns 0, or -1 with errno; nothing has changed then:
+ * EBADF, ENOTSOCK `fd` is not open or no socket; ENOPROTOOPT, EOPNOTSUPP no stream socket;
+ * ENOTCONN not connected, or already shut down by either side;
+ * EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
+ * to be combined, or a rekey with another version or cipher;
+ * EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
+ * ENOTRECOVERABLE the keys on `fd` were set before a fork, or an internal fault.
+ *
+ * Any thread may call it; it waits for a send in progress. Since 0.1. Mirrors
+ * setsockopt(TCP_ULP) and setsockopt(SOL_TLS, TLS_TX) (Linux net/tls/tls_main.c).
+ *
+ * Requires:
+ * `crypto_info` is NULL or readable for `len` bytes.
+ */
+int tls_tx_init(int fd, const void *crypto_info, size_t len);
+
+/* Read an option of `fd`. `SOL_TLS`/`TLS_TX`: the crypto_info struct with the sequence number of
+ * the next record (`*optlen` its exact size), or version and cipher only (`*optlen` 4).
+ * `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t. `SOL_SOCKET`/`SO_ERROR`: the pending error,
+ * deferred failures included, which is cleared. All other options: as getsockopt(2).
+ *
+ * Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT `optlen` is NULL; EINVAL `optval` is NULL
+ * or `*optlen` not one of the sizes above; ENOPROTOOPT an unknown SOL_TLS option, or a socket
+ * without TX keys; others as getsockopt(2).
+ * Since 0.1. Mirrors getsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
+ *
+ * Requires:
+ * `optval` is NULL or writable for `*optlen` bytes, `optlen` is NULL or points to a `socklen_t`.
+ */
+int tls_getsockopt(int fd, int level, int optname, void *optval, socklen_t *optlen);
+
+/* Replace the settings of this process. They start from the environment variables of the same
+ * names (uktls(7)); connections that exist keep the settings they were set up with.
+ *
+ * Returns 0, or -1 with errno, nothing having changed: EFAULT `config` is NULL; EINVAL its `size`
+ * is not that of a known version, or a field has no such value.
+ * Any thread may call it. Since 0.1.
+ *
+ * Requires:
+ * `config` is NULL or points to a struct as large as its `size` says; its strings are NULL or end
+ * with a NUL.
+ */
+int uktls_configure(const struct uktls_config *config);
+
+/* Fill in the counters of this process; the caller sets `size` first.
+ *
+ * Returns 0, or -1 with errno: EFAULT `stats` is NULL; EINVAL `size` is not that of a known
+ * version. Each counter is exact, but one may be seen before another has moved.
+ * Any thread may call it. Since 0.1.
+ *
+ * Requires:
+ * `stats` is NULL or points to a writable struct as large as its `size` says.
+ */
+int uktls_get_stats(struct uktls_stats *stats);
+
+/* Fill in the figures of the connection on `fd`; the caller sets `size` first.
+ *
+ * Returns 0, or -1 with errno: EFAULT `info` is NULL; EINVAL `size` is not that of a known
+ * version; EBADF, ENOTSOCK; ENOPROTOOPT `fd` has no keys; ENOTRECOVERABLE keys set before a fork.
+ * Any thread may call it. Since 0.1.
+ *
+ * Requires:
+ * `info` is NULL or points to a writable struct as large as its `size` says.
+ */
+int uktls_get_info(int fd, struct uktls_info *info);
+
+/* The version of the library, as "MAJOR.MINOR.PATCH". Static, never NULL. Since 0.1. */
+const char *uktls_version(void);
+
+/* Queue `len` bytes as TLS application data on `fd`.
+ *
+ * Returns the bytes accepted (1 to `len`; 0 if `len` is 0), or -1 with errno. Accepted means
+ * sealed, being sealed, or collected in the open record, not yet sent: a transmit failure after
+ * that is reported by later calls on `fd`. `buf` may be reused when the call returns.
+ * `flags`: MSG_MORE (keep what does not fill a record open), MSG_DONTWAIT, MSG_NOSIGNAL, MSG_EOR.
+ * A blocking descriptor waits until all bytes are accepted, SO_SNDTIMEO runs out, or a signal
+ * comes; a non-blocking one accepts what there is room for.
+ *
+ * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
+ * flag; EINVAL MSG_MORE with MSG_EOR; EAGAIN the socket took no more just now; EINTR; EPIPE (with
+ * SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone; ECONNRESET and other network
+ * errors; EBADMSG a record could not be sealed, or the sequence numbers are used up;
+ * ENOTRECOVERABLE keys set before a fork, or an internal fault.
+ * Any thread may call it; the bytes of one call are contiguous in the stream.
+ * Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+ *
+ * Requires:
+ * `buf` is NULL or readable for `len` bytes.
+ */
+ptrdiff_t tls_send(int fd, const void *buf, size_t len, int flags);
+
+/* Queue the bytes of `msg->msg_iov` on `fd`: as `tls_send`, or, with a control message of level
+ * SOL_TLS and type TLS_SET_RECORD_TYPE, as records of the content type in its first data byte
+ * (alerts, handshake messages). The open record is sealed first then.
+ *
+ * Returns and fails as `tls_send`, and EFAULT for NULL in `msg` or in an entry with a length,
+ * EMSGSIZE for more than 1024 entries, EINVAL for a control buffer without a valid SOL_TLS
+ * message, for an unknown SOL_TLS message, and for a record type together with MSG_MORE.
+ * `msg_name` and `msg_flags` are ignored.
+ * Since 0.1. Mirrors sendmsg(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+ *
+ * Requires:
+ * `msg` is NULL or points to a `struct msghdr` whose pointers are NULL or readable for their
+ * lengths.
+ */
+ptrdiff_t tls_sendmsg(int fd, const struct msghdr *msg, int flags);
+
+/* Queue `size` bytes at `page + offset` on `fd` without copying them. They must stay unchanged
+ * until `uktls_tx_pending(fd)` has fallen below their place in the stream: with the `threads`
+ * engine they are read after this call has returned.
+ * `flags` as for `tls_send`; MSG_SENDPAGE_NOTLAST (0x20000) counts like MSG_MORE.
+ *
+ * Returns and fails as `tls_send`; EINVAL `offset + size` is out of range.
+ * Since 0.1. Mirrors the kernel's sendpage on a kTLS socket (Linux net/tls/tls_sw.c, before 6.5).
+ *
+ * Requires:
+ * `page` is NULL or readable for `offset + size` bytes, for as long as said above.
+ */
+ptrdiff_t tls_sendpage(int fd, const void *page, size_t offset, size_t size, int flags);
+
+/* Queue up to `count` bytes of the file `in_fd` on `fd`: from `*offset`, which is moved on by the
+ * bytes accepted, or, if `offset` is NULL, from the file's own position.
+ *
+ * Returns the bytes accepted, 0 at the end of the file, or -1 with errno: as `tls_send`, and what
+ * reading `in_fd` fails with; EINVAL a negative `*offset`.
+ * Since 0.1. Mirrors sendfile(2) to a kTLS socket.
+ *
+ * Requires:
+ * `offset` is NULL or points to a writable `off_t`.
+ */
+ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
+
+/* Move up to `len` bytes from the pipe `fd_in` to the TLS connection `fd_out`. `flags`:
+ * SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not wait for the
+ * pipe or for room; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
+ * `off_in` and `off_out` must be NULL.
+ *
+ * Returns the bytes moved, 0 at the end of the pipe, or -1 with errno: as `tls_send`; ESPIPE an
+ * offset was given; EINVAL another flag, or `fd_in` is no pipe.
+ * Since 0.1. Mirrors splice(2) to a kTLS socket.
+ *
+ * Requires:
+ * `off_in` and `off_out` are not followed.
+ */
+ptrdiff_t tls_splice(int fd_in,
+                     off64_t *off_in,
+                     int fd_out,
+                     off64_t *off_out,
+                     size_t len,
+                     unsigned int flags);
+
+/* Wait for events on `n` descriptors, with and without TLS, for up to `timeout_ms` milliseconds
+ * (negative: for ever). Records that were deferred on them are moved along first.
+ *
+ * Returns and fails as poll(2). EPOLL, io_uring and the like work on the sockets themselves.
+ * Since 0.1. Mirrors poll(2).
+ *
+ * Requires:
+ * `fds` is NULL or points to `n` structs.
+ */
+int tls_poll(struct pollfd *fds, nfds_t n, int timeout_ms);
+
+/* Shut the connection on `fd` down: SHUT_RD at once, SHUT_WR and SHUT_RDWR behind the last
+ * accepted byte, the open record included. Does not wait: if the socket has no room now, the FIN
+ * follows in the background. A close_notify alert is the program's to send before.
+ *
+ * Returns 0, or -1 with errno: as shutdown(2).
+ * Since 0.1. Mirrors shutdown(2).
+ */
+int tls_shutdown(int fd, int how);
+
+/* Close `fd`, with or without TLS on it. What was accepted, the open record included, is sent
+ * first: in the background if the socket has no room now. SO_LINGER with a time waits that long.
+ *
+ * Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns.
+ * In a process that inherited the connection by fork it only closes the descriptor.
+ * Since 0.1.
+ */
+int uktls_close(int fd);
+
+/* Wait until the kernel has every byte accepted on `fd`, the open record included (it is sealed),
+ * for up to `timeout_ms` milliseconds (negative: for ever).
+ *
+ * Returns 0, or -1 with errno: ETIMEDOUT; EINTR; EBADF, ENOTSOCK, ENOPROTOOPT; otherwise what a
+ * send would report.
+ * Since 0.1.
+ */
+int uktls_flush(int fd, int timeout_ms);
+
+/* Plaintext bytes accepted on `fd` and not yet handed to the kernel, the open record included; 0
+ * for a descriptor without keys and for a broken connection, which sends nothing any more.
+ * Never fails, leaves errno alone, never waits. Since 0.1.
+ */
+size_t uktls_tx_pending(int fd);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* UKTLS_H */

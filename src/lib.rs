@@ -12,7 +12,21 @@
 compile_error!("uktls lives in other people's processes: build it with panic = \"unwind\"");
 
 pub mod aead;
+#[cfg(not(loom))]
+pub mod capi;
+pub mod config;
 pub mod crypto_info;
+pub mod engine;
 pub mod error;
+#[cfg(not(loom))]
+mod fork;
+mod logging;
 pub mod record;
+#[cfg(not(loom))]
+pub mod registry;
+pub mod stats;
+mod sync;
 pub mod sys;
+pub mod tx;
+#[cfg(not(loom))]
+pub mod worker;

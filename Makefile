@@ -1,0 +1,208 @@
+# uktls: build, install and check. `make help` lists the targets.
+
+CARGO    ?= cargo
+CC       ?= cc
+PREFIX   ?= /usr/local
+LIBDIR   ?= $(PREFIX)/lib
+INCDIR   ?= $(PREFIX)/include
+MANDIR   ?= $(PREFIX)/share/man
+DOCDIR   ?= $(PREFIX)/share/doc/uktls
+DESTDIR  ?=
+
+VERSION  := $(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)
+# Changes only when a symbol goes or a layout changes; see CONTRIBUTING.md.
+SONAME   := libuktls.so.0
+SHARED   := libuktls.so.$(VERSION)
+
+BUILD    := build
+STAGE    := $(CURDIR)/$(BUILD)/stage
+TARGET   := $(or $(CARGO_TARGET_DIR),target)
+ARCHIVE  := $(TARGET)/release/libuktls.a
+# What `rustc --print native-static-libs` names, less libgcc and libc, which every C compiler adds.
+LIBS_PRIVATE := -lutil -lrt -lpthread -lm -ldl
+
+MAN3     := $(wildcard docs/man/*.3)
+MAN7     := $(wildcard docs/man/*.7)
+# The others are one .so line, which is resolved only where the pages are installed.
+MANUALS  := $(shell grep -l '^\.Dd' docs/man/*)
+EXAMPLES := $(wildcard examples-c/*.c)
+SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.sh) .ci/run
+
+# In a test of the staged library, PREFIX says where it is and pkg-config finds it.
+STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
+
+.PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
+	test-rust test-loom test-header test-symbols test-link test-c test-valgrind test-interop \
+	miri asan tsan
+.DELETE_ON_ERROR:
+
+all: build
+
+help:
+	@echo 'make [build]    shared and static library, into $(BUILD)/lib'
+	@echo 'make install    [PREFIX=/usr/local] [DESTDIR=]: what `make` has built'
+	@echo 'make uninstall  [PREFIX=/usr/local] [DESTDIR=]'
+	@echo 'make stage      install into $(BUILD)/stage, for the tests and examples'
+	@echo 'make demo       from nothing to a file sent over TLS'
+	@echo 'make test       every test; installs what the tests need'
+	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
+	@echo 'make bench      [ARGS=...]: benchmarks'
+	@echo 'make header     refresh include/uktls.h from src/capi'
+	@echo 'make miri, asan, tsan   the same Rust tests under a checker (nightly Rust)'
+	@echo 'make clean'
+
+# --- build -----------------------------------------------------------------------------------
+
+build: $(BUILD)/lib/$(SHARED) $(BUILD)/lib/libuktls.a $(BUILD)/lib/pkgconfig/uktls.pc
+
+$(ARCHIVE): FORCE
+	$(CARGO) rustc --release --lib --crate-type staticlib
+
+$(BUILD)/lib/libuktls.a: $(ARCHIVE)
+	@mkdir -p $(@D)
+	cp $< $@
+
+$(BUILD)/uktls.map: abi/uktls.symbols
+	@mkdir -p $(@D)
+	@{ echo 'UKTLS_0 {'; echo '  global:'; sed 's/@@UKTLS_0$$/;/; s/^/    /' $<; \
+	   echo '  local: *;'; echo '};'; } > $@
+
+# Linked by cc and not by rustc, whose own version script would win over ours.
+$(BUILD)/lib/$(SHARED): $(BUILD)/lib/libuktls.a $(BUILD)/uktls.map
+	$(CC) -shared -o $@ $(LDFLAGS) -Wl,-soname,$(SONAME) -Wl,--version-script=$(BUILD)/uktls.map \
+	  -Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs -Wl,--gc-sections \
+	  -Wl,--whole-archive $< -Wl,--no-whole-archive \
+	  -Wl,--as-needed $$(pkg-config --libs libcrypto) $(LIBS_PRIVATE)
+	@ln -sf $(SHARED) $(@D)/$(SONAME)
+	@ln -sf $(SONAME) $(@D)/libuktls.so
+
+# $(call pc,PREFIX,LIBDIR,INCDIR)
+pc = sed -e 's|@PREFIX@|$(1)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS_PRIVATE@|$(LIBS_PRIVATE)|' \
+	-e 's|@LIBDIR@|$(patsubst $(1)/%,$${exec_prefix}/%,$(2))|' \
+	-e 's|@INCDIR@|$(patsubst $(1)/%,$${prefix}/%,$(3))|' pkgconfig/uktls.pc.in
+
+$(BUILD)/lib/pkgconfig/uktls.pc: pkgconfig/uktls.pc.in Cargo.toml Makefile
+	@mkdir -p $(@D)
+	@$(call pc,$(CURDIR)/$(BUILD),$(CURDIR)/$(BUILD)/lib,$(CURDIR)/include) > $@
+
+# --- install ---------------------------------------------------------------------------------
+
+# Does not build, so that `sudo make install` runs no compiler as root.
+install:
+	@test -f $(BUILD)/lib/$(SHARED) || { echo 'nothing to install: run `make` first' >&2; exit 1; }
+	@echo 'installing into $(DESTDIR)$(PREFIX)'
+	@install -d '$(DESTDIR)$(LIBDIR)/pkgconfig' '$(DESTDIR)$(INCDIR)' '$(DESTDIR)$(MANDIR)/man3' \
+	  '$(DESTDIR)$(MANDIR)/man7' '$(DESTDIR)$(DOCDIR)/examples'
+	@install -m 755 $(BUILD)/lib/$(SHARED) '$(DESTDIR)$(LIBDIR)/'
+	@ln -sf $(SHARED) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
+	@ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libuktls.so'
+	@install -m 644 $(BUILD)/lib/libuktls.a '$(DESTDIR)$(LIBDIR)/'
+	@install -m 644 include/uktls.h '$(DESTDIR)$(INCDIR)/'
+	@$(call pc,$(PREFIX),$(LIBDIR),$(INCDIR)) > '$(DESTDIR)$(LIBDIR)/pkgconfig/uktls.pc'
+	@chmod 644 '$(DESTDIR)$(LIBDIR)/pkgconfig/uktls.pc'
+	@install -m 644 $(MAN3) '$(DESTDIR)$(MANDIR)/man3/'
+	@install -m 644 $(MAN7) '$(DESTDIR)$(MANDIR)/man7/'
+	@install -m 644 $(EXAMPLES) '$(DESTDIR)$(DOCDIR)/examples/'
+
+uninstall:
+	@echo 'removing from $(DESTDIR)$(PREFIX)'
+	@rm -f $(patsubst %,'$(DESTDIR)$(LIBDIR)/%',$(SHARED) $(SONAME) libuktls.so libuktls.a pkgconfig/uktls.pc) \
+	  '$(DESTDIR)$(INCDIR)/uktls.h' \
+	  $(patsubst docs/man/%,'$(DESTDIR)$(MANDIR)/man3/%',$(MAN3)) \
+	  $(patsubst docs/man/%,'$(DESTDIR)$(MANDIR)/man7/%',$(MAN7))
+	@rm -rf '$(DESTDIR)$(DOCDIR)'
+
+stage: build
+	@rm -rf $(STAGE)
+	@$(MAKE) --no-print-directory install PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib \
+	  INCDIR=$(STAGE)/include MANDIR=$(STAGE)/share/man DOCDIR=$(STAGE)/share/doc/uktls DESTDIR=
+
+# --- use -------------------------------------------------------------------------------------
+
+demo:
+	scripts/install-deps.sh demo
+	@$(MAKE) --no-print-directory stage
+	$(STAGED) scripts/demo.sh
+
+bench:
+	$(CARGO) run --release -p uktls-bench -- $(ARGS)
+
+header:
+	UKTLS_BLESS=1 $(CARGO) test -q --test header
+
+# --- check -----------------------------------------------------------------------------------
+
+deps:
+	scripts/install-deps.sh test
+
+# One after the other, whatever -j says: the tests time things, and the output stays readable.
+test: deps
+	@$(MAKE) --no-print-directory test-rust
+	@$(MAKE) --no-print-directory test-loom
+	@$(MAKE) --no-print-directory stage
+	@$(MAKE) --no-print-directory test-header
+	@$(MAKE) --no-print-directory test-symbols
+	@$(MAKE) --no-print-directory test-link
+	@$(MAKE) --no-print-directory test-c
+	@$(MAKE) --no-print-directory test-valgrind
+	@$(MAKE) --no-print-directory test-interop
+	@echo 'make test: all passed'
+
+test-rust:
+	$(CARGO) test --workspace
+
+# A filter that matches nothing would pass: the models have to be there.
+LOOM := LOOM_MAX_PREEMPTIONS=$${LOOM_MAX_PREEMPTIONS:-2} RUSTFLAGS='--cfg loom' \
+	CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test --release --lib loom
+test-loom:
+	$(LOOM)
+	@$(LOOM) -q -- --list | grep -q ': test$$' || { echo 'test-loom: no loom model found' >&2; exit 1; }
+
+# The targets below want `make stage` first; `make test` sees to it.
+test-header:
+	$(STAGED) c-tests/header/check.sh
+
+test-symbols:
+	$(STAGED) SONAME=$(SONAME) c-tests/symbols.sh
+
+test-link:
+	$(STAGED) scripts/test-link.sh
+
+test-c:
+	$(STAGED) $(MAKE) --no-print-directory -C c-tests check
+
+test-valgrind:
+	$(STAGED) $(MAKE) --no-print-directory -C c-tests valgrind
+
+test-interop:
+	$(STAGED) tests/interop/run.sh
+
+lint: deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
+	mandoc -T lint -W warning $(MANUALS)
+	for script in $(SCRIPTS); do bash -n $$script || exit 1; done
+
+NIGHTLY := $(CARGO) +nightly
+HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+
+# Miri runs no foreign code: the rooms that are Rust only, without OpenSSL and AWS-LC.
+miri:
+	rustup component add --toolchain nightly miri rust-src
+	CARGO_TARGET_DIR=$(TARGET)/miri $(NIGHTLY) miri test --no-default-features --lib \
+	  record:: crypto_info:: tx::
+
+asan:
+	RUSTFLAGS='-Z sanitizer=address' CARGO_TARGET_DIR=$(TARGET)/asan \
+	  $(NIGHTLY) test --target $(HOST) --lib --tests
+
+# The standard library is built too, or its own synchronisation would be reported as races.
+tsan:
+	rustup component add --toolchain nightly rust-src
+	RUSTFLAGS='-Z sanitizer=thread' CARGO_TARGET_DIR=$(TARGET)/tsan \
+	  $(NIGHTLY) test -Z build-std --target $(HOST) --lib --tests
+
+clean:
+	$(CARGO) clean
+	rm -rf $(BUILD)

@@ -1,0 +1,94 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::idle;
+use crate::peers::PeerKind;
+use crate::placement::Placement;
+use crate::rounds::Effort;
+use crate::scenario::{Mode, Scenario};
+
+/// Measure uktls against plain TCP, OpenSSL's SSL_write and rustls over the loopback device.
+///
+/// See bench/README.md for what is measured and what is not.
+#[derive(Parser, Debug)]
+#[command(name = "uktls-bench", version)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    pub role: Option<Role>,
+
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_value = "stream,request,idle")]
+    mode: Vec<Mode>,
+
+    /// Bytes in a message
+    #[arg(long, value_delimiter = ',', default_value = "64,1024,16384,65536")]
+    size: Vec<usize>,
+
+    /// Who sends; ratios need `plain` and `ssl_write` in the same run
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "plain,ssl_write,rustls,inline,threads,auto"
+    )]
+    pub peer: Vec<PeerKind>,
+
+    /// Rounds in which the peers take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+
+    /// What one measurement should take, in milliseconds
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    millis: u32,
+
+    /// Connections whose memory is measured
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub connections: u64,
+
+    /// Where bench.json and bench.svg go
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/results"))]
+    pub out: PathBuf,
+
+    /// Where sender and responder of a round trip run
+    #[arg(long, value_enum, default_value = "same")]
+    placement: Placement,
+
+    /// Print on stderr what uktls has counted in each measurement
+    #[arg(long)]
+    counters: bool,
+}
+
+/// What this process is, where it is not the benchmark itself.
+#[derive(Subcommand, Debug)]
+pub enum Role {
+    #[command(name = crate::sink::SUBCOMMAND, hide = true)]
+    Sink,
+    #[command(name = idle::SUBCOMMAND, hide = true)]
+    Idle(idle::ChildArgs),
+}
+
+impl BenchArgs {
+    pub fn effort(&self) -> Effort {
+        Effort {
+            rounds: self.rounds.into(),
+            duration: Duration::from_millis(self.millis.into()),
+            placement: self.placement,
+            show_counters: self.counters,
+        }
+    }
+
+    /// The timed scenarios asked for.
+    pub fn scenarios(&self) -> impl Iterator<Item = Scenario> {
+        let modes = [Mode::Stream, Mode::Request]
+            .into_iter()
+            .filter(|mode| self.mode.contains(mode));
+        modes.flat_map(|mode| self.size.iter().map(move |&size| Scenario { mode, size }))
+    }
+
+    pub fn idle(&self) -> bool {
+        self.mode.contains(&Mode::Idle)
+    }
+}

@@ -1,0 +1,171 @@
+//! The senders under test, one file each. All send on a TCP connection over the loopback device with `TCP_NODELAY`
+//! set, default buffers and a blocking socket.
+
+mod openssl;
+mod plain;
+mod rustls;
+mod uktls;
+
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use ::uktls::capi::types::{UKTLS_ENGINE_AUTO, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_THREADS};
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::sink::protocol::{Hello, READY, read_total};
+
+pub use uktls::counters;
+
+/// Who sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerKind {
+    /// `send(2)`, nothing sealed.
+    Plain,
+    /// OpenSSL's `SSL_write` on a socket BIO, after a TLS 1.3 handshake.
+    #[value(name = "ssl_write")]
+    SslWrite,
+    /// rustls with aws-lc-rs: `writer().write_all`, then `write_tls`.
+    Rustls,
+    /// uktls, records sealed by the caller.
+    Inline,
+    /// uktls, records sealed by its threads.
+    Threads,
+    /// uktls as it comes.
+    Auto,
+}
+
+impl PeerKind {
+    pub const ALL: [Self; 6] = [
+        Self::Plain,
+        Self::SslWrite,
+        Self::Rustls,
+        Self::Inline,
+        Self::Threads,
+        Self::Auto,
+    ];
+
+    /// The name on the command line, in tables and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::SslWrite => "ssl_write",
+            Self::Rustls => "rustls",
+            Self::Inline => "inline",
+            Self::Threads => "threads",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// What readers who do not know the peers are told.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Plain => "plain TCP",
+            Self::SslWrite => "OpenSSL SSL_write",
+            Self::Rustls => "rustls (aws-lc-rs)",
+            Self::Inline => "uktls inline",
+            Self::Threads => "uktls threads",
+            Self::Auto => "uktls auto",
+        }
+    }
+
+    /// Whether the sink has to take part in a TLS handshake. uktls is handed random keys instead: it begins after one.
+    pub fn handshakes(self) -> bool {
+        matches!(self, Self::SslWrite | Self::Rustls)
+    }
+
+    /// Bytes on the wire of one message of `len` bytes.
+    pub fn wire_len(self, len: usize) -> usize {
+        match self {
+            Self::Plain => len,
+            _ => len + len.div_ceil(FRAGMENT_LEN) * RECORD_OVERHEAD,
+        }
+    }
+}
+
+/// Most plaintext in one record (RFC 8446 §5.1).
+const FRAGMENT_LEN: usize = 1 << 14;
+/// Record header, inner content type, tag (RFC 8446 §5.2).
+const RECORD_OVERHEAD: usize = 5 + 1 + 16;
+
+/// A sender and its socket.
+trait Sender {
+    /// Send one message. It may still be queued when this returns.
+    fn send(&mut self, message: &[u8]) -> Result<()>;
+
+    /// Wait until the kernel has all that was sent.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn socket(&self) -> &TcpStream;
+}
+
+/// A connection to the sink, ready for messages.
+pub struct Connection {
+    sender: Box<dyn Sender>,
+}
+
+impl Connection {
+    pub fn open(peer: PeerKind, address: SocketAddr, mut hello: Hello) -> Result<Self> {
+        hello.handshake = peer.handshakes();
+        let mut socket = TcpStream::connect(address).context("connecting to the sink")?;
+        socket.set_nodelay(true)?;
+        hello.write_to(&mut socket)?;
+        let sender: Box<dyn Sender> = match peer {
+            PeerKind::Plain => Box::new(plain::Plain { socket }),
+            PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket)?),
+            PeerKind::Rustls => Box::new(rustls::Rustls::connect(socket)?),
+            PeerKind::Inline => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_INLINE)?),
+            PeerKind::Threads => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_THREADS)?),
+            PeerKind::Auto => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_AUTO)?),
+        };
+        let connection = Self { sender };
+        ensure!(connection.read_byte()? == READY, "the sink is not ready");
+        Ok(connection)
+    }
+
+    #[inline]
+    pub fn send(&mut self, message: &[u8]) -> Result<()> {
+        self.sender.send(message)
+    }
+
+    pub fn flush(&mut self) -> Result<()> {
+        self.sender.flush()
+    }
+
+    /// Read one byte sent in the clear by the sink: the same system call for every peer.
+    #[inline]
+    pub fn read_byte(&self) -> Result<u8> {
+        let mut byte = [0];
+        self.sender
+            .socket()
+            .read_exact(&mut byte)
+            .context("reading from the sink")?;
+        Ok(byte[0])
+    }
+
+    /// End the stream; the number of bytes that the sink has counted on it.
+    pub fn finish(mut self) -> Result<u64> {
+        self.flush()?;
+        let mut socket = self.sender.socket();
+        socket.shutdown(Shutdown::Write)?;
+        read_total(&mut socket).context("reading the sink's count")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wire_len_counts_records() {
+        assert_eq!(PeerKind::Plain.wire_len(65_536), 65_536);
+        assert_eq!(PeerKind::Auto.wire_len(64), 64 + 22);
+        assert_eq!(PeerKind::Auto.wire_len(16_384), 16_384 + 22);
+        assert_eq!(PeerKind::SslWrite.wire_len(16_385), 16_385 + 44);
+        assert_eq!(PeerKind::Rustls.wire_len(65_536), 65_536 + 88);
+    }
+}

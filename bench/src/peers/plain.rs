@@ -1,0 +1,29 @@
+//! `send(2)`: what the socket itself costs.
+
+use std::net::TcpStream;
+
+use anyhow::Result;
+use rustix::net::SendFlags;
+
+use super::Sender;
+
+pub struct Plain {
+    pub socket: TcpStream,
+}
+
+impl Sender for Plain {
+    fn send(&mut self, mut message: &[u8]) -> Result<()> {
+        while !message.is_empty() {
+            match rustix::net::send(&self.socket, message, SendFlags::NOSIGNAL) {
+                Ok(sent) => message = &message[sent..],
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}

@@ -1,0 +1,139 @@
+//! uktls through its C interface, as a C server would use it.
+
+use std::ffi::c_int;
+use std::io::Error;
+use std::mem::ManuallyDrop;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use anyhow::{Result, bail, ensure};
+use openssl::rand::rand_bytes;
+use uktls::capi::types::{UKTLS_AEAD_AUTO, UKTLS_MODE_ALWAYS, uktls_config, uktls_stats};
+use uktls::capi::{
+    tls_send, tls_tx_init, uktls_close, uktls_configure, uktls_flush, uktls_get_stats,
+};
+
+use super::Sender;
+
+/// A connection with keys.
+pub struct Uktls {
+    /// Closed by `uktls_close`.
+    socket: ManuallyDrop<TcpStream>,
+}
+
+impl Uktls {
+    /// Give `socket` random TLS 1.3 AES-128-GCM keys, with `UKTLS_ENGINE_*` to seal the records.
+    pub fn attach(socket: TcpStream, engine: c_int) -> Result<Self> {
+        configure(engine)?;
+        let crypto_info = crypto_info()?;
+        // SAFETY: `crypto_info` is readable for its length.
+        let done = unsafe {
+            tls_tx_init(
+                socket.as_raw_fd(),
+                crypto_info.as_ptr().cast(),
+                crypto_info.len(),
+            )
+        };
+        ensure!(done == 0, "tls_tx_init: {}", Error::last_os_error());
+        Ok(Self {
+            socket: ManuallyDrop::new(socket),
+        })
+    }
+}
+
+impl Sender for Uktls {
+    #[inline]
+    fn send(&mut self, mut message: &[u8]) -> Result<()> {
+        while !message.is_empty() {
+            // SAFETY: `message` is readable for its length.
+            let sent = unsafe {
+                tls_send(
+                    self.socket.as_raw_fd(),
+                    message.as_ptr().cast(),
+                    message.len(),
+                    0,
+                )
+            };
+            match usize::try_from(sent) {
+                Ok(sent) if sent > 0 => message = &message[sent..],
+                _ => bail!("tls_send: {}", Error::last_os_error()),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        // SAFETY: takes no pointer.
+        let done = unsafe { uktls_flush(self.socket.as_raw_fd(), FLUSH_MS) };
+        ensure!(done == 0, "uktls_flush: {}", Error::last_os_error());
+        Ok(())
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl Drop for Uktls {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is ours, and the socket that owns it is never dropped, so it is closed once.
+        unsafe { uktls_close(self.socket.as_raw_fd()) };
+    }
+}
+
+/// The counters of this process by name.
+pub fn counters() -> Result<Vec<(&'static str, u64)>> {
+    macro_rules! counters {
+        ($($name:ident)*) => {{
+            let mut stats = uktls_stats { size: size_of::<uktls_stats>(), $($name: 0),* };
+            // SAFETY: `stats` is writable for the size that it begins with.
+            let done = unsafe { uktls_get_stats(&raw mut stats) };
+            ensure!(done == 0, "uktls_get_stats: {}", Error::last_os_error());
+            Ok(vec![$((stringify!($name), stats.$name)),*])
+        }};
+    }
+    counters! {
+        tls_curr_tx_sw tls_curr_rx_sw tls_tx_sw tls_rx_sw tls_decrypt_error tls_tx_rekey_ok tls_tx_rekey_error
+        tx_records tx_bytes tx_wire_bytes deferred_scheduled deferred_cancelled records_from_caller
+        records_from_worker transmit_calls transmit_records_max queue_bytes_max queue_records_max sealed_inline
+        sealed_threads errors
+    }
+}
+
+/// More than a sink that keeps reading can ever need.
+const FLUSH_MS: c_int = 30_000;
+
+/// The engine of the connections set up from now on; kernel TLS is never used.
+fn configure(engine: c_int) -> Result<()> {
+    let config = uktls_config {
+        size: size_of::<uktls_config>(),
+        mode: UKTLS_MODE_ALWAYS,
+        engine,
+        aead: UKTLS_AEAD_AUTO,
+        threads: 0,
+        tx_queue: 0,
+        linger_ms: 0,
+        reserved: 0,
+        stats_file: ptr::null(),
+        log: ptr::null(),
+    };
+    // SAFETY: `config` is readable for the size that it begins with; its strings are null.
+    let done = unsafe { uktls_configure(&raw const config) };
+    ensure!(done == 0, "uktls_configure: {}", Error::last_os_error());
+    Ok(())
+}
+
+/// `struct tls12_crypto_info_aes_gcm_128` of `<linux/tls.h>`: version, cipher, iv, key, salt, rec_seq.
+fn crypto_info() -> Result<[u8; 2 + 2 + 8 + 16 + 4 + 8]> {
+    const TLS_1_3_VERSION: u16 = 0x0304;
+    const TLS_CIPHER_AES_GCM_128: u16 = 51;
+
+    let mut info = [0; 40];
+    let (numbers, rest) = info.split_at_mut(2 + 2);
+    numbers[..2].copy_from_slice(&TLS_1_3_VERSION.to_ne_bytes());
+    numbers[2..].copy_from_slice(&TLS_CIPHER_AES_GCM_128.to_ne_bytes());
+    let (secrets, _rec_seq) = rest.split_at_mut(8 + 16 + 4);
+    rand_bytes(secrets)?;
+    Ok(info)
+}

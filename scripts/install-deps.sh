@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs what `make demo` or `make test` needs beside Rust, by apt-get, and only what is missing.
+# Usage: scripts/install-deps.sh [demo|test]
+set -euo pipefail
+
+set_name=${1:-test}
+missing=()
+
+# need PACKAGE COMMAND...: the package is missing when the command fails.
+need() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+has() { command -v "$1"; }
+compiles() { printf '#include <stddef.h>\n#include <stdarg.h>\n#include <setjmp.h>\n#include <stdint.h>\n#include <%s>\n' "$1" | cc -E -; }
+
+need build-essential has make
+need build-essential has cc
+need build-essential has c++
+need build-essential compiles linux/tls.h
+need pkg-config has pkg-config
+need libssl-dev pkg-config --exists libssl libcrypto
+need openssl has openssl
+need gnutls-bin has gnutls-cli
+need curl has curl
+need python3 has python3
+case $set_name in
+demo) ;;
+test)
+    need libcmocka-dev compiles cmocka.h
+    need valgrind has valgrind
+    need clang has clang
+    need mandoc has mandoc
+    ;;
+*)
+    echo "usage: $0 [demo|test]" >&2
+    exit 2
+    ;;
+esac
+
+if ! command -v cargo >/dev/null; then
+    echo "install-deps: cargo is missing; install Rust 1.88 or newer" >&2
+    exit 1
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+if ! command -v apt-get >/dev/null; then
+    echo "install-deps: this is no Debian; install by hand what these packages hold: ${missing[*]}" >&2
+    exit 1
+fi
+
+as_root=(env DEBIAN_FRONTEND=noninteractive)
+if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null; then
+        echo "install-deps: neither root nor sudo; have an administrator install: ${missing[*]}" >&2
+        exit 1
+    fi
+    as_root=(sudo "${as_root[@]}")
+    [ -t 0 ] || as_root=(sudo -n "${as_root[@]:1}")
+fi
+
+echo "install-deps: installing ${missing[*]}"
+"${as_root[@]}" apt-get update -q </dev/null
+"${as_root[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# A C program builds with nothing but pkg-config, against the shared and the static library.
+# Environment: PREFIX, the installed library; PKG_CONFIG_PATH, where its uktls.pc is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cc=${CC:-cc}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# build OUTPUT SOURCE FLAGS...
+build() {
+    local output=$1 source=$2
+    shift 2
+    "$cc" -std=gnu11 -Wall -Wextra -Werror -o "$output" "$source" "$@"
+}
+needs_shared() { readelf -d "$1" | grep -q 'NEEDED.*\[libuktls\.so\.0\]'; }
+
+read -ra shared < <(pkg-config --cflags --libs uktls)
+# With both libraries in one directory the linker takes the shared one, so: a directory of its own.
+mkdir "$work/static"
+ln -s "$PREFIX/lib/libuktls.a" "$work/static/"
+read -ra static < <(pkg-config --define-variable=libdir="$work/static" --static --cflags --libs uktls)
+
+for source in examples-c/bulk-send.c c-tests/header/version.c; do
+    name=$(basename "$source" .c)
+    build "$work/$name-shared" "$source" "${shared[@]}"
+    needs_shared "$work/$name-shared" || { echo "link: $name does not need libuktls.so.0" >&2; exit 1; }
+    echo "link: $source, shared: ok"
+
+    build "$work/$name-static" "$source" "${static[@]}"
+    ! needs_shared "$work/$name-static" || { echo "link: static $name needs libuktls.so.0" >&2; exit 1; }
+    echo "link: $source, static: ok"
+done
+
+wanted=$(pkg-config --modversion uktls)
+for kind in shared static; do
+    got=$("$work/version-$kind")
+    [ "$got" = "$wanted" ] || { echo "link: $kind library is $got, uktls.pc says $wanted" >&2; exit 1; }
+done
+echo "link: header, libraries and uktls.pc agree on version $wanted: ok"

@@ -1,0 +1,82 @@
+//! The border: no panic passes it, and every failure becomes -1 and errno.
+
+use core::ffi::c_int;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, Result};
+use crate::registry;
+
+/// What a C function returns when it fails.
+pub(super) trait CReturn {
+    const FAILURE: Self;
+}
+
+impl CReturn for c_int {
+    const FAILURE: c_int = -1;
+}
+
+impl CReturn for isize {
+    const FAILURE: isize = -1;
+}
+
+/// Runs the body of an exported function that is about the descriptor `fd`. A panic marks its
+/// connection broken: nothing that may be half done goes out on it any more.
+pub(super) fn guard<T: CReturn>(fd: c_int, body: impl FnOnce() -> Result<T>) -> T {
+    let before = errno();
+    let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+        // Poisoning is not worth a second panic.
+        let _ = catch_unwind(|| {
+            if let Ok(found) = registry::entry(fd)
+                && let Ok(connection) = found.get()
+            {
+                connection.poison();
+            }
+        });
+        Err(Error::NotRecoverable)
+    });
+    match result {
+        Ok(value) => {
+            // A call that succeeds leaves errno alone, whatever happened on the way.
+            set_errno(before);
+            value
+        }
+        Err(error) => {
+            set_errno(error.errno().raw_os_error());
+            T::FAILURE
+        }
+    }
+}
+
+/// [`guard`] for a function that cannot fail: `fallback` is returned after a panic.
+pub(super) fn guard_infallible<T>(fallback: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(fallback)
+}
+
+fn errno() -> c_int {
+    // SAFETY: the location is this thread's errno, valid as long as the thread.
+    unsafe { *libc::__errno_location() }
+}
+
+fn set_errno(value: c_int) {
+    // SAFETY: as in `errno`.
+    unsafe { *libc::__errno_location() = value };
+}
+
+/// The bytes at `start`, or [`Error::BadAddress`] for NULL with a length. The empty slice needs no
+/// address.
+///
+/// # Safety
+/// `start` is NULL or readable for `len` bytes as long as the result is used.
+pub(super) unsafe fn bytes<'a>(start: *const u8, len: usize) -> Result<&'a [u8]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if start.is_null() {
+        return Err(Error::BadAddress);
+    }
+    if isize::try_from(len).is_err() {
+        return Err(Error::Invalid);
+    }
+    // SAFETY: not null, a possible length, and readable by our caller's promise.
+    Ok(unsafe { core::slice::from_raw_parts(start, len) })
+}

@@ -1,0 +1,367 @@
+//! Sending, waiting, and the end of a connection.
+
+use core::ffi::{c_int, c_uint, c_void};
+use std::time::Duration;
+
+use super::control;
+use super::guard::{bytes, guard, guard_infallible};
+use crate::error::{Error, Result};
+use crate::registry;
+use crate::sys::net;
+use crate::sys::pages::Pages;
+use crate::tx::{FileSource, SendFlags};
+
+/// Queue `len` bytes as TLS application data on `fd`.
+///
+/// Returns the bytes accepted (1 to `len`; 0 if `len` is 0), or -1 with errno. Accepted means
+/// sealed, being sealed, or collected in the open record, not yet sent: a transmit failure after
+/// that is reported by later calls on `fd`. `buf` may be reused when the call returns.
+/// `flags`: MSG_MORE (keep what does not fill a record open), MSG_DONTWAIT, MSG_NOSIGNAL, MSG_EOR.
+/// A blocking descriptor waits until all bytes are accepted, SO_SNDTIMEO runs out, or a signal
+/// comes; a non-blocking one accepts what there is room for.
+///
+/// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
+/// flag; EINVAL MSG_MORE with MSG_EOR; EAGAIN the socket took no more just now; EINTR; EPIPE (with
+/// SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone; ECONNRESET and other network
+/// errors; EBADMSG a record could not be sealed, or the sequence numbers are used up;
+/// ENOTRECOVERABLE keys set before a fork, or an internal fault.
+/// Any thread may call it; the bytes of one call are contiguous in the stream.
+/// Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+///
+/// # Safety
+/// `buf` is NULL or readable for `len` bytes.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_send(fd: c_int, buf: *const c_void, len: usize, flags: c_int) -> isize {
+    guard(fd, || {
+        let found = registry::entry(fd)?;
+        let flags = control::flags(flags)?;
+        // SAFETY: our caller promises NULL or `len` readable bytes.
+        let data = unsafe { bytes(buf.cast(), len) }?;
+        found.get()?.send(&[data], None, flags).map(count)
+    })
+}
+
+/// Queue the bytes of `msg->msg_iov` on `fd`: as `tls_send`, or, with a control message of level
+/// SOL_TLS and type TLS_SET_RECORD_TYPE, as records of the content type in its first data byte
+/// (alerts, handshake messages). The open record is sealed first then.
+///
+/// Returns and fails as `tls_send`, and EFAULT for NULL in `msg` or in an entry with a length,
+/// EMSGSIZE for more than 1024 entries, EINVAL for a control buffer without a valid SOL_TLS
+/// message, for an unknown SOL_TLS message, and for a record type together with MSG_MORE.
+/// `msg_name` and `msg_flags` are ignored.
+/// Since 0.1. Mirrors sendmsg(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+///
+/// # Safety
+/// `msg` is NULL or points to a `struct msghdr` whose pointers are NULL or readable for their
+/// lengths.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_sendmsg(
+    fd: c_int,
+    msg: *const libc::msghdr,
+    flags: c_int,
+) -> isize {
+    guard(fd, || {
+        let found = registry::entry(fd)?;
+        // SAFETY: our caller promises NULL or a readable struct.
+        let msg = unsafe { msg.as_ref() }.ok_or(Error::BadAddress)?;
+        let flags = control::flags(flags)?;
+        // SAFETY: our caller's promise for the pointers in the struct.
+        let data = unsafe { iovecs(msg) }?;
+        // SAFETY: as above.
+        let control = unsafe { bytes(msg.msg_control.cast(), msg.msg_controllen as usize) }?;
+        let content_type = control::record_type(control)?;
+        if content_type.is_some() && flags.more {
+            return Err(Error::Invalid);
+        }
+        found.get()?.send(data.as_slice(), content_type, flags).map(count)
+    })
+}
+
+/// Queue `size` bytes at `page + offset` on `fd` without copying them. They must stay unchanged
+/// until `uktls_tx_pending(fd)` has fallen below their place in the stream: with the `threads`
+/// engine they are read after this call has returned.
+/// `flags` as for `tls_send`; MSG_SENDPAGE_NOTLAST (0x20000) counts like MSG_MORE.
+///
+/// Returns and fails as `tls_send`; EINVAL `offset + size` is out of range.
+/// Since 0.1. Mirrors the kernel's sendpage on a kTLS socket (Linux net/tls/tls_sw.c, before 6.5).
+///
+/// # Safety
+/// `page` is NULL or readable for `offset + size` bytes, for as long as said above.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_sendpage(
+    fd: c_int,
+    page: *const c_void,
+    offset: usize,
+    size: usize,
+    flags: c_int,
+) -> isize {
+    guard(fd, || {
+        let found = registry::entry(fd)?;
+        let mut send_flags = control::flags(flags & !MSG_SENDPAGE_NOTLAST)?;
+        send_flags.more |= flags & MSG_SENDPAGE_NOTLAST != 0;
+        if page.is_null() && size > 0 {
+            return Err(Error::BadAddress);
+        }
+        let in_range = offset.checked_add(size).is_some_and(|end| isize::try_from(end).is_ok());
+        if !in_range {
+            return Err(Error::Invalid);
+        }
+        let start = page.cast::<u8>().wrapping_add(offset);
+        if size == 0 {
+            return found.get()?.send(&[], None, send_flags).map(count);
+        }
+        // SAFETY: readable and unchanged until released, by our caller's promise.
+        let pages = unsafe { Pages::new(start, size) };
+        found.get()?.send_pages(pages, send_flags).map(count)
+    })
+}
+
+/// Queue up to `count` bytes of the file `in_fd` on `fd`: from `*offset`, which is moved on by the
+/// bytes accepted, or, if `offset` is NULL, from the file's own position.
+///
+/// Returns the bytes accepted, 0 at the end of the file, or -1 with errno: as `tls_send`, and what
+/// reading `in_fd` fails with; EINVAL a negative `*offset`.
+/// Since 0.1. Mirrors sendfile(2) to a kTLS socket.
+///
+/// # Safety
+/// `offset` is NULL or points to a writable `off_t`.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_sendfile(
+    fd: c_int,
+    in_fd: c_int,
+    offset: *mut libc::off_t,
+    count: usize,
+) -> isize {
+    guard(fd, || {
+        let found = registry::entry(fd)?;
+        net::borrow(in_fd)?;
+        // SAFETY: our caller promises NULL or an off_t.
+        let start = unsafe { offset.as_ref() }.copied();
+        let position = start.map(u64::try_from).transpose().map_err(|_| Error::Invalid)?;
+        let source = FileSource {
+            fd: in_fd,
+            offset: position,
+            count: count.min(COUNT_MAX),
+            no_wait: false,
+            pipe: false,
+        };
+        let accepted = found.get()?.send_file(source, SendFlags::default())?;
+        if let Some(start) = start {
+            // SAFETY: as above, and writable.
+            unsafe { offset.write(start + accepted as libc::off_t) };
+        }
+        Ok(self::count(accepted))
+    })
+}
+
+/// Move up to `len` bytes from the pipe `fd_in` to the TLS connection `fd_out`. `flags`:
+/// SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not wait for the
+/// pipe or for room; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
+/// `off_in` and `off_out` must be NULL.
+///
+/// Returns the bytes moved, 0 at the end of the pipe, or -1 with errno: as `tls_send`; ESPIPE an
+/// offset was given; EINVAL another flag, or `fd_in` is no pipe.
+/// Since 0.1. Mirrors splice(2) to a kTLS socket.
+///
+/// # Safety
+/// `off_in` and `off_out` are not followed.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_splice(
+    fd_in: c_int,
+    off_in: *mut libc::off64_t,
+    fd_out: c_int,
+    off_out: *mut libc::off64_t,
+    len: usize,
+    flags: c_uint,
+) -> isize {
+    guard(fd_out, || {
+        let found = registry::entry(fd_out)?;
+        let known = libc::SPLICE_F_MOVE
+            | libc::SPLICE_F_NONBLOCK
+            | libc::SPLICE_F_MORE
+            | libc::SPLICE_F_GIFT;
+        if flags & !known != 0 {
+            return Err(Error::Invalid);
+        }
+        if !off_in.is_null() || !off_out.is_null() {
+            return Err(Error::Os(rustix::io::Errno::SPIPE));
+        }
+        if !net::is_pipe(fd_in)? {
+            return Err(Error::Invalid);
+        }
+        let no_wait = flags & libc::SPLICE_F_NONBLOCK != 0;
+        let send_flags = SendFlags {
+            more: flags & libc::SPLICE_F_MORE != 0,
+            dont_wait: no_wait,
+            no_signal: false,
+        };
+        let count = len.min(COUNT_MAX);
+        let source = FileSource { fd: fd_in, offset: None, count, no_wait, pipe: true };
+        found.get()?.send_file(source, send_flags).map(self::count)
+    })
+}
+
+/// Wait for events on `n` descriptors, with and without TLS, for up to `timeout_ms` milliseconds
+/// (negative: for ever). Records that were deferred on them are moved along first.
+///
+/// Returns and fails as poll(2). EPOLL, io_uring and the like work on the sockets themselves.
+/// Since 0.1. Mirrors poll(2).
+///
+/// # Safety
+/// `fds` is NULL or points to `n` structs.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_poll(
+    fds: *mut libc::pollfd,
+    n: libc::nfds_t,
+    timeout_ms: c_int,
+) -> c_int {
+    guard(-1, || {
+        if fds.is_null() && n > 0 {
+            return Err(Error::BadAddress);
+        }
+        for i in 0..usize::try_from(n).map_err(|_| Error::Invalid)? {
+            // SAFETY: one of the `n` structs of our caller's promise.
+            let fd = unsafe { (*fds.wrapping_add(i)).fd };
+            if registry::is_ours(fd)
+                && let Ok(found) = registry::entry(fd)
+                && let Ok(connection) = found.get()
+            {
+                connection.push();
+            }
+        }
+        let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+        // SAFETY: our caller's promise, passed on.
+        let ready = unsafe { net::poll(fds.cast(), n, timeout) }?;
+        Ok(c_int::try_from(ready).unwrap_or(c_int::MAX))
+    })
+}
+
+/// Shut the connection on `fd` down: SHUT_RD at once, SHUT_WR and SHUT_RDWR behind the last
+/// accepted byte, the open record included. Does not wait: if the socket has no room now, the FIN
+/// follows in the background. A close_notify alert is the program's to send before.
+///
+/// Returns 0, or -1 with errno: as shutdown(2).
+/// Since 0.1. Mirrors shutdown(2).
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub extern "C" fn tls_shutdown(fd: c_int, how: c_int) -> c_int {
+    guard(fd, || {
+        if !matches!(how, libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR) {
+            return Err(Error::Invalid);
+        }
+        let found = registry::entry(fd)?;
+        let connection = found.get()?;
+        if how != libc::SHUT_WR {
+            net::shutdown(fd, libc::SHUT_RD)?;
+        }
+        if how != libc::SHUT_RD {
+            connection.shutdown_write()?;
+        }
+        Ok(0)
+    })
+}
+
+/// Close `fd`, with or without TLS on it. What was accepted, the open record included, is sent
+/// first: in the background if the socket has no room now. SO_LINGER with a time waits that long.
+///
+/// Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns.
+/// In a process that inherited the connection by fork it only closes the descriptor.
+/// Since 0.1.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub extern "C" fn uktls_close(fd: c_int) -> c_int {
+    guard(fd, || registry::close(fd).map(|()| 0))
+}
+
+/// Wait until the kernel has every byte accepted on `fd`, the open record included (it is sealed),
+/// for up to `timeout_ms` milliseconds (negative: for ever).
+///
+/// Returns 0, or -1 with errno: ETIMEDOUT; EINTR; EBADF, ENOTSOCK, ENOPROTOOPT; otherwise what a
+/// send would report.
+/// Since 0.1.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub extern "C" fn uktls_flush(fd: c_int, timeout_ms: c_int) -> c_int {
+    guard(fd, || {
+        let found = registry::entry(fd)?;
+        let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+        found.get()?.flush(timeout)?;
+        Ok(0)
+    })
+}
+
+/// Plaintext bytes accepted on `fd` and not yet handed to the kernel, the open record included; 0
+/// for a descriptor without keys and for a broken connection, which sends nothing any more.
+/// Never fails, leaves errno alone, never waits. Since 0.1.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub extern "C" fn uktls_tx_pending(fd: c_int) -> usize {
+    guard_infallible(0, || {
+        if !registry::is_ours(fd) {
+            return 0;
+        }
+        let pending = registry::entry(fd).ok().and_then(|found| {
+            found.get().ok().map(|connection| connection.pending())
+        });
+        usize::try_from(pending.unwrap_or(0)).unwrap_or(usize::MAX)
+    })
+}
+
+/// The slices of a message; on the stack for the usual few.
+///
+/// # Safety
+/// The entries of `msg` are NULL or readable for their lengths.
+unsafe fn iovecs<'a>(msg: &libc::msghdr) -> Result<Slices<'a>> {
+    let n = msg.msg_iovlen as usize;
+    if n > IOV_MAX {
+        return Err(Error::Os(rustix::io::Errno::MSGSIZE));
+    }
+    if n > 0 && msg.msg_iov.is_null() {
+        return Err(Error::BadAddress);
+    }
+    let slice = |i: usize| {
+        // SAFETY: one of the `n` entries of our caller's promise.
+        let iov = unsafe { *msg.msg_iov.wrapping_add(i) };
+        // SAFETY: NULL or readable by our caller's promise.
+        unsafe { bytes(iov.iov_base.cast(), iov.iov_len) }
+    };
+    let slices = match n {
+        0..=FEW => {
+            let mut few = [&[][..]; FEW];
+            for (i, entry) in few[..n].iter_mut().enumerate() {
+                *entry = slice(i)?;
+            }
+            Slices::Few(few, n)
+        }
+        _ => Slices::Many((0..n).map(slice).collect::<Result<_>>()?),
+    };
+    let total = slices.as_slice().iter().try_fold(0usize, |sum, s| sum.checked_add(s.len()));
+    total.filter(|total| isize::try_from(*total).is_ok()).ok_or(Error::Invalid)?;
+    Ok(slices)
+}
+
+enum Slices<'a> {
+    Few([&'a [u8]; FEW], usize),
+    Many(Vec<&'a [u8]>),
+}
+
+impl<'a> Slices<'a> {
+    fn as_slice(&self) -> &[&'a [u8]] {
+        match self {
+            Slices::Few(few, n) => &few[..*n],
+            Slices::Many(many) => many,
+        }
+    }
+}
+
+/// An accepted count as a C return value.
+fn count(accepted: usize) -> isize {
+    isize::try_from(accepted).unwrap_or(isize::MAX)
+}
+
+const FEW: usize = 8;
+
+/// `UIO_MAXIOV` (linux/uio.h).
+const IOV_MAX: usize = 1024;
+
+/// The most that one call of sendfile(2) moves (`MAX_RW_COUNT`, linux/fs.h).
+const COUNT_MAX: usize = 0x7fff_f000;
+
+/// `MSG_SENDPAGE_NOTLAST` of Linux before 6.5.
+const MSG_SENDPAGE_NOTLAST: c_int = 0x20000;

@@ -1,0 +1,150 @@
+//! The C types of `uktls.h`. This file uses nothing outside `core`, so that the `ctest` crate can
+//! compare every layout with the generated header.
+#![allow(non_camel_case_types)]
+
+use core::ffi::{c_char, c_int};
+
+/// Version of the header; `uktls_version` tells that of the library.
+pub const UKTLS_VERSION_MAJOR: c_int = 0;
+/// Second part of the header's version.
+pub const UKTLS_VERSION_MINOR: c_int = 1;
+/// Third part of the header's version.
+pub const UKTLS_VERSION_PATCH: c_int = 0;
+
+/// Decide from the kernel's abilities (preload library only).
+pub const UKTLS_MODE_AUTO: c_int = 0;
+/// Take every TLS socket over.
+pub const UKTLS_MODE_ALWAYS: c_int = 1;
+/// Take none over.
+pub const UKTLS_MODE_OFF: c_int = 2;
+
+/// Decide per record from what the connection is doing.
+pub const UKTLS_ENGINE_AUTO: c_int = 0;
+/// Seal in the calling thread.
+pub const UKTLS_ENGINE_INLINE: c_int = 1;
+/// Seal on the thread pool.
+pub const UKTLS_ENGINE_THREADS: c_int = 2;
+
+/// The fastest AEAD implementation present, per cipher.
+pub const UKTLS_AEAD_AUTO: c_int = 0;
+/// AWS-LC.
+pub const UKTLS_AEAD_AWS_LC: c_int = 1;
+/// OpenSSL's EVP interface.
+pub const UKTLS_AEAD_OPENSSL: c_int = 2;
+/// RustCrypto.
+pub const UKTLS_AEAD_RUSTCRYPTO: c_int = 3;
+
+/// Settings for `uktls_configure`. Zero or NULL in a field keeps that setting's default.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct uktls_config {
+    /// `sizeof(struct uktls_config)`, set by the caller.
+    pub size: usize,
+    /// `UKTLS_MODE_*`.
+    pub mode: c_int,
+    /// `UKTLS_ENGINE_*`.
+    pub engine: c_int,
+    /// `UKTLS_AEAD_*`.
+    pub aead: c_int,
+    /// Sealing threads; 0: one less than there are processors, at least one. Counts for the first
+    /// connection of the process only.
+    pub threads: u32,
+    /// Accepted and not yet transmitted bytes of one connection at which a send waits; 0: 1 MiB.
+    pub tx_queue: usize,
+    /// Milliseconds for which the exit of the process waits for a reader that takes nothing;
+    /// 0: 60000.
+    pub linger_ms: u32,
+    /// Padding, 0.
+    pub reserved: u32,
+    /// A JSON line with the counters is appended to this file at exit; NULL: none.
+    pub stats_file: *const c_char,
+    /// `LEVEL` or `LEVEL:FILE`, LEVEL being error, warn, info, debug or trace; NULL: no log.
+    pub log: *const c_char,
+}
+
+/// Counters of the process, filled in by `uktls_get_stats`. Those that start with `tls_` are named
+/// after `/proc/net/tls_stat`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct uktls_stats {
+    /// `sizeof(struct uktls_stats)`, set by the caller.
+    pub size: usize,
+    /// TlsCurrTxSw: connections that have TX keys now.
+    pub tls_curr_tx_sw: u64,
+    /// TlsCurrRxSw.
+    pub tls_curr_rx_sw: u64,
+    /// TlsTxSw: connections that were given TX keys.
+    pub tls_tx_sw: u64,
+    /// TlsRxSw.
+    pub tls_rx_sw: u64,
+    /// TlsDecryptError.
+    pub tls_decrypt_error: u64,
+    /// TlsTxRekeyOk: TX keys replaced.
+    pub tls_tx_rekey_ok: u64,
+    /// TlsTxRekeyError: refused attempts to replace TX keys.
+    pub tls_tx_rekey_error: u64,
+    /// Records handed to the kernel completely.
+    pub tx_records: u64,
+    /// Their plaintext bytes.
+    pub tx_bytes: u64,
+    /// Bytes handed to the kernel, record headers and tags included.
+    pub tx_wire_bytes: u64,
+    /// Deferred transmissions scheduled.
+    pub deferred_scheduled: u64,
+    /// Deferred transmissions cancelled, because a call had transmitted everything by itself.
+    pub deferred_cancelled: u64,
+    /// Records that went out in a call of the program.
+    pub records_from_caller: u64,
+    /// Records that went out in a worker's context.
+    pub records_from_worker: u64,
+    /// `sendmsg(2)` calls that took bytes; `tx_records / transmit_calls` is the mean gathered.
+    pub transmit_calls: u64,
+    /// The most records completed by one `sendmsg(2)`.
+    pub transmit_records_max: u64,
+    /// The most sealed bytes ever queued on one connection.
+    pub queue_bytes_max: u64,
+    /// The longest ready list ever seen (entries; a run of small records is one).
+    pub queue_records_max: u64,
+    /// Records sealed in the calling thread.
+    pub sealed_inline: u64,
+    /// Records sealed on the thread pool.
+    pub sealed_threads: u64,
+    /// Connections that broke: by the network, by a failed seal, by an internal fault.
+    pub errors: u64,
+}
+
+/// Figures of one connection, filled in by `uktls_get_info`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct uktls_info {
+    /// `sizeof(struct uktls_info)`, set by the caller.
+    pub size: usize,
+    /// `TLS_1_2_VERSION` or `TLS_1_3_VERSION`.
+    pub version: u16,
+    /// `TLS_CIPHER_*`.
+    pub cipher: u16,
+    /// `TLS_CONF_SW` (2) if TX keys are set, `TLS_CONF_BASE` (1) if not.
+    pub txconf: u16,
+    /// The same for RX.
+    pub rxconf: u16,
+    /// Sequence number of the next TX record, big-endian.
+    pub tx_rec_seq: [u8; 8],
+    /// Most plaintext bytes in a TX record.
+    pub tx_max_payload_len: u16,
+    /// Padding, 0.
+    pub reserved: u16,
+    /// `UKTLS_ENGINE_*` in force for this connection.
+    pub engine: c_int,
+    /// `UKTLS_AEAD_*` in use.
+    pub aead: c_int,
+    /// Padding, 0.
+    pub reserved2: u32,
+    /// Records handed to the kernel completely.
+    pub tx_records: u64,
+    /// Their plaintext bytes.
+    pub tx_bytes: u64,
+    /// Plaintext bytes accepted and not yet handed to the kernel.
+    pub pending_bytes: u64,
+    /// Entries on the ready list.
+    pub pending_records: u64,
+}

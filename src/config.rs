@@ -1,0 +1,175 @@
+//! Settings: the environment variables and `uktls_configure`.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::aead::Choice;
+use crate::engine::Kind;
+
+/// When sockets are taken over by the preload library (`UKTLS_MODE`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Where the kernel's own kTLS does not do it.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Off,
+}
+
+/// The settings of a process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `UKTLS_MODE`.
+    pub mode: Mode,
+    /// `UKTLS_ENGINE`.
+    pub engine: Kind,
+    /// `UKTLS_AEAD`.
+    pub aead: Choice,
+    /// `UKTLS_THREADS`: sealing threads; by default one less than there are processors.
+    pub threads: Option<usize>,
+    /// `UKTLS_TX_QUEUE`: accepted bytes per connection at which a send waits.
+    pub tx_queue: usize,
+    /// `UKTLS_LINGER_MS`: how long the exit of the process waits for a reader that takes nothing.
+    pub linger: Duration,
+    /// `UKTLS_LOG`.
+    pub log: Option<LogTarget>,
+    /// `UKTLS_STATS_FILE`.
+    pub stats_file: Option<PathBuf>,
+}
+
+/// What is logged, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogTarget {
+    /// Messages up to this level.
+    pub level: log::LevelFilter,
+    /// Appended to; standard error if `None`.
+    pub file: Option<PathBuf>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            mode: Mode::Auto,
+            engine: Kind::Auto,
+            aead: Choice::Auto,
+            threads: None,
+            tx_queue: 1024 * 1024,
+            linger: Duration::from_secs(60),
+            log: None,
+            stats_file: None,
+        }
+    }
+}
+
+impl Config {
+    /// The settings of the environment. A value that cannot be parsed is named on standard error,
+    /// and its default is used. Returns the messages, so that they can be tested.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> (Config, Vec<String>) {
+        let mut config = Config::default();
+        let mut complaints = Vec::new();
+        let mut set = |name: &str, apply: &mut dyn FnMut(&str) -> Option<()>| {
+            if let Some(value) = lookup(name).filter(|value| !value.is_empty())
+                && apply(&value).is_none()
+            {
+                complaints.push(format!("uktls: {name}: cannot use \"{value}\", using the default"));
+            }
+        };
+        set("UKTLS_MODE", &mut |v| v.parse().ok().map(|v| config.mode = v));
+        set("UKTLS_ENGINE", &mut |v| v.parse().ok().map(|v| config.engine = v));
+        set("UKTLS_AEAD", &mut |v| v.parse().ok().map(|v| config.aead = v));
+        set("UKTLS_THREADS", &mut |v| {
+            v.parse().ok().filter(|n| (1..=1024).contains(n)).map(|v| config.threads = Some(v))
+        });
+        set("UKTLS_TX_QUEUE", &mut |v| {
+            v.parse().ok().filter(|n| *n >= TX_QUEUE_MIN).map(|v| config.tx_queue = v)
+        });
+        set("UKTLS_LINGER_MS", &mut |v| {
+            v.parse().ok().map(|v| config.linger = Duration::from_millis(v))
+        });
+        set("UKTLS_LOG", &mut |v| v.parse().ok().map(|v| config.log = Some(v)));
+        set("UKTLS_STATS_FILE", &mut |v| {
+            config.stats_file = Some(PathBuf::from(v));
+            Some(())
+        });
+        (config, complaints)
+    }
+}
+
+impl FromStr for Mode {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Mode::Auto),
+            "always" => Ok(Mode::Always),
+            "off" => Ok(Mode::Off),
+            _ => Err(()),
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "auto" => Ok(Kind::Auto),
+            "inline" => Ok(Kind::Inline),
+            "threads" => Ok(Kind::Threads),
+            _ => Err(()),
+        }
+    }
+}
+
+impl FromStr for LogTarget {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (level, file) = match text.split_once(':') {
+            Some((level, file)) if !file.is_empty() => (level, Some(PathBuf::from(file))),
+            Some(_) => return Err(()),
+            None => (text, None),
+        };
+        Ok(LogTarget { level: level.parse().map_err(|_| ())?, file })
+    }
+}
+
+/// Less room than one full record would never let a send proceed.
+pub const TX_QUEUE_MIN: usize = 32 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(name: &'static str, value: &'static str) -> (Config, Vec<String>) {
+        Config::from_lookup(|asked| (asked == name).then(|| value.to_owned()))
+    }
+
+    #[test]
+    fn values_are_taken() {
+        assert_eq!(parse("UKTLS_ENGINE", "threads").0.engine, Kind::Threads);
+        assert_eq!(parse("UKTLS_THREADS", "3").0.threads, Some(3));
+        assert_eq!(parse("UKTLS_LINGER_MS", "250").0.linger, Duration::from_millis(250));
+        let log = parse("UKTLS_LOG", "debug:/tmp/x").0.log.unwrap();
+        assert_eq!((log.level, log.file), (log::LevelFilter::Debug, Some("/tmp/x".into())));
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_is_named_and_the_default_stays() {
+        for (name, value) in [
+            ("UKTLS_MODE", "perhaps"),
+            ("UKTLS_ENGINE", "warp"),
+            ("UKTLS_AEAD", "rot13"),
+            ("UKTLS_THREADS", "0"),
+            ("UKTLS_TX_QUEUE", "1"),
+            ("UKTLS_LINGER_MS", "-1"),
+            ("UKTLS_LOG", "loud"),
+        ] {
+            let (config, complaints) = parse(name, value);
+            assert_eq!(complaints.len(), 1, "{name}");
+            assert!(complaints[0].contains(name) && complaints[0].contains(value));
+            assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        }
+    }
+}

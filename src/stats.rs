@@ -1,0 +1,145 @@
+//! Counters of the process, named after `/proc/net/tls_stat` where that has them (section 9 of the
+//! kTLS behaviour).
+//!
+//! They are plain relaxed counters: each is exact, but a reader may see one move before another.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// One counter.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+    /// Takes `n` off again (current values only).
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+    /// Raises a maximum to `n`.
+    pub fn raise(&self, n: u64) {
+        // The load keeps the common case, nothing new, free of a locked write.
+        if self.0.load(Relaxed) < n {
+            self.0.fetch_max(n, Relaxed);
+        }
+    }
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+    /// Back to zero: a forked child counts anew.
+    pub(crate) fn clear(&self) {
+        self.0.store(0, Relaxed);
+    }
+}
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// The counters of this process.
+        #[derive(Debug, Default)]
+        pub struct Stats { $($(#[$doc])* pub $name: Counter,)* }
+
+        impl Stats {
+            const fn new() -> Self {
+                Stats { $($name: Counter(AtomicU64::new(0)),)* }
+            }
+            /// Every counter back to zero.
+            pub(crate) fn clear(&self) {
+                $(self.$name.clear();)*
+            }
+        }
+    };
+}
+
+stats! {
+    /// `TlsCurrTxSw`: connections that have TX keys now.
+    curr_tx_sw,
+    /// `TlsTxSw`: connections that were given TX keys.
+    tx_sw,
+    /// `TlsTxRekeyOk`.
+    tx_rekey_ok,
+    /// `TlsTxRekeyError`.
+    tx_rekey_error,
+    /// Records handed to the kernel completely.
+    tx_records,
+    /// Their plaintext bytes.
+    tx_bytes,
+    /// Bytes handed to the kernel.
+    tx_wire_bytes,
+    /// Deferred transmissions scheduled.
+    deferred_scheduled,
+    /// Deferred transmissions cancelled because a call had transmitted everything by itself.
+    deferred_cancelled,
+    /// Records that went out in a call of the program.
+    records_from_caller,
+    /// Records that went out in a worker's context.
+    records_from_worker,
+    /// `sendmsg` calls that took bytes.
+    transmit_calls,
+    /// The most records completed by one `sendmsg`.
+    transmit_records_max,
+    /// The most bytes ever queued on one connection.
+    queue_bytes_max,
+    /// The most records ever queued on one connection and not yet taken by a transmitter.
+    queue_records_max,
+    /// Records sealed in the caller.
+    sealed_inline,
+    /// Records sealed on the thread pool.
+    sealed_threads,
+    /// Connections that broke: by the network, by a failed seal, by a caught panic.
+    errors,
+}
+
+/// The counters.
+pub static STATS: Stats = Stats::new();
+
+/// Appends one JSON line with the counters to the file of `UKTLS_STATS_FILE`, if one is set. A file
+/// that cannot be written, or a full disk, is reported once on standard error and changes nothing
+/// else.
+pub(crate) fn append_to_file(config: &crate::config::Config) {
+    use std::io::Write;
+    let Some(path) = &config.stats_file else {
+        return;
+    };
+    let line = json_line(std::process::id());
+    // One write of one line in append mode: lines of several processes do not mix.
+    let written = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    if let Err(error) = written {
+        let _ = writeln!(std::io::stderr(), "uktls: UKTLS_STATS_FILE: {error}");
+    }
+}
+
+fn json_line(pid: u32) -> String {
+    use std::fmt::Write;
+    let s = &STATS;
+    let fields = [
+        ("tx_sw", &s.tx_sw),
+        ("tx_records", &s.tx_records),
+        ("tx_bytes", &s.tx_bytes),
+        ("tx_wire_bytes", &s.tx_wire_bytes),
+        ("errors", &s.errors),
+        ("deferred_scheduled", &s.deferred_scheduled),
+        ("deferred_cancelled", &s.deferred_cancelled),
+        ("records_from_caller", &s.records_from_caller),
+        ("records_from_worker", &s.records_from_worker),
+        ("transmit_calls", &s.transmit_calls),
+        ("transmit_records_max", &s.transmit_records_max),
+        ("queue_bytes_max", &s.queue_bytes_max),
+        ("sealed_inline", &s.sealed_inline),
+        ("sealed_threads", &s.sealed_threads),
+    ];
+    let mut line = format!("{{\"pid\":{pid},\"rx_sw\":0,\"rx_records\":0,\"rx_bytes\":0");
+    for (name, counter) in fields {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ",\"{name}\":{}", counter.get());
+    }
+    line.push_str("}\n");
+    line
+}

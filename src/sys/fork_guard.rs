@@ -1,0 +1,95 @@
+//! Which process are we, as far as keys are concerned?
+//!
+//! A (key, nonce) pair must never be used twice (design rule 1), so a process may only seal with
+//! keys that were set in itself. The *epoch* tells: connections remember the one in which they were
+//! set up. It lives in a page that the kernel wipes in every child (`MADV_WIPEONFORK`), so that it
+//! is also right in a child that came by a raw `clone`, behind the back of `pthread_atfork`.
+
+use std::os::fd::RawFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use super::net::borrow;
+
+/// What tells one socket from another that has the same descriptor number later.
+pub type Identity = (u64, u64);
+
+/// The socket behind `fd`, or `None` if it cannot be told.
+#[must_use]
+pub fn identity(fd: RawFd) -> Option<Identity> {
+    let stat = rustix::fs::fstat(borrow(fd).ok()?).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
+
+/// The epoch of this process; never 0, and another one in every child.
+pub fn epoch() -> u64 {
+    let page = PAGE.get_or_init(Page::map);
+    let cell = page.cell();
+    match cell.load(Ordering::Acquire) {
+        0 => {
+            // First use, or we are a child: the wiped page gets a number that no parent had.
+            // `LAST` was copied by the fork, so it counts on from the parent's value.
+            let next = LAST.fetch_add(1, Ordering::AcqRel) + 1;
+            match cell.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => next,
+                Err(other) => other,
+            }
+        }
+        epoch => epoch,
+    }
+}
+
+/// Begins a new epoch: called in the child by the fork handler, also where the kernel knows no
+/// `MADV_WIPEONFORK`.
+pub fn new_epoch() {
+    PAGE.get_or_init(Page::map).cell().store(0, Ordering::Release);
+    epoch();
+}
+
+/// Whether the environment comes from somebody with our own rights (not setuid, setgid or with
+/// file capabilities).
+#[must_use]
+pub fn environment_is_trusted() -> bool {
+    // SAFETY: takes no pointer.
+    unsafe { libc::getauxval(libc::AT_SECURE) == 0 }
+}
+
+struct Page(*mut core::ffi::c_void);
+
+// SAFETY: the page is only accessed through the atomic in it.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
+
+impl Page {
+    fn map() -> Page {
+        let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        let page = unsafe {
+            rustix::mm::mmap_anonymous(core::ptr::null_mut(), PAGE_LEN, protection, flags)
+        };
+        let Ok(page) = page else {
+            // Without memory for a page there is none for connections either; a static one keeps
+            // the fork handler's part of the protection.
+            return Page(core::ptr::from_ref(&FALLBACK).cast_mut().cast());
+        };
+        // Linux before 4.14 does not know the advice: there the fork handler is the protection.
+        // SAFETY: the range is the mapping just made.
+        let _ = unsafe { rustix::mm::madvise(page, PAGE_LEN, Advice::LinuxWipeOnFork) };
+        Page(page)
+    }
+
+    fn cell(&self) -> &AtomicU64 {
+        // SAFETY: the mapping is page-aligned, zeroed, and never unmapped.
+        unsafe { &*self.0.cast::<AtomicU64>() }
+    }
+}
+
+static PAGE: OnceLock<Page> = OnceLock::new();
+static FALLBACK: AtomicU64 = AtomicU64::new(0);
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// The smallest mapping; the kernel rounds it up to its own page size.
+const PAGE_LEN: usize = 4096;

@@ -1,0 +1,243 @@
+//! The system calls that the core makes on the program's sockets.
+//!
+//! All of them are raw (`rustix`, linux_raw backend, or `syscall(2)`), so that the preload library
+//! never calls into its own interposition. [`Sys`] is a trait so that tests can put short writes,
+//! `EINTR` and `EAGAIN` where they want them.
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
+
+/// Whether a call may sleep for room in the socket's send buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Fail with `EAGAIN` instead of sleeping, whatever the descriptor's mode.
+    Never,
+    /// Do as the descriptor's own mode says (`O_NONBLOCK`, `SO_SNDTIMEO`).
+    AsDescriptor,
+}
+
+/// What the transmit path asks of the kernel.
+pub trait Sys: Send + Sync {
+    /// `sendmsg(2)` of already sealed bytes; never raises `SIGPIPE`.
+    fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>], wait: Wait) -> Result<usize, Errno>;
+    /// Whether `O_NONBLOCK` is set.
+    fn is_nonblocking(&self, fd: RawFd) -> bool;
+    /// `SO_SNDTIMEO`; `None` is "for ever".
+    fn send_timeout(&self, fd: RawFd) -> Option<Duration>;
+    /// `shutdown(fd, SHUT_WR)`.
+    fn shutdown_write(&self, fd: RawFd) -> Result<(), Errno>;
+    /// Reads from a file or pipe: at `offset`, or at the file's own position.
+    fn read(&self, fd: RawFd, buf: &mut [u8], offset: Option<u64>) -> Result<usize, Errno>;
+    /// Whether a read would return at once (data, end or error).
+    fn is_readable(&self, fd: RawFd) -> bool;
+}
+
+/// The real kernel.
+#[derive(Debug)]
+pub struct Linux;
+
+impl Sys for Linux {
+    fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>], wait: Wait) -> Result<usize, Errno> {
+        let flags = match wait {
+            Wait::Never => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            Wait::AsDescriptor => SendFlags::NOSIGNAL,
+        };
+        rustix::net::sendmsg(borrow(fd)?, bytes, &mut SendAncillaryBuffer::default(), flags)
+    }
+
+    fn is_nonblocking(&self, fd: RawFd) -> bool {
+        borrow(fd)
+            .and_then(rustix::fs::fcntl_getfl)
+            .is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
+    }
+
+    fn send_timeout(&self, fd: RawFd) -> Option<Duration> {
+        let fd = borrow(fd).ok()?;
+        sockopt::socket_timeout(fd, sockopt::Timeout::Send).ok()?
+    }
+
+    fn shutdown_write(&self, fd: RawFd) -> Result<(), Errno> {
+        rustix::net::shutdown(borrow(fd)?, rustix::net::Shutdown::Write)
+    }
+
+    fn read(&self, fd: RawFd, buf: &mut [u8], offset: Option<u64>) -> Result<usize, Errno> {
+        match offset {
+            Some(offset) => rustix::io::pread(borrow(fd)?, buf, offset),
+            None => rustix::io::read(borrow(fd)?, buf),
+        }
+    }
+
+    fn is_readable(&self, fd: RawFd) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec};
+        let Ok(fd) = borrow(fd) else {
+            return true;
+        };
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&now)) != Ok(0)
+    }
+}
+
+/// What `tls_tx_init` wants to know of a descriptor before it takes keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A connected stream: TLS can be set up.
+    ConnectedStream,
+    /// A stream that is not (or no longer) fully connected.
+    NotConnected,
+    /// A socket that is no stream; the errno is the kernel's for `TCP_ULP` on it (ATT-7).
+    Unsuitable(Errno),
+}
+
+/// Looks at the type and state of `fd`.
+///
+/// # Errors
+/// `EBADF` if `fd` is not open, `ENOTSOCK` if it is no socket.
+pub fn endpoint(fd: RawFd) -> Result<Endpoint, Errno> {
+    use rustix::net::{AddressFamily, SocketType};
+    let fd = borrow(fd)?;
+    let kind = sockopt::socket_type(fd)?;
+    let family = sockopt::socket_domain(fd)?;
+    let inet = family == AddressFamily::INET || family == AddressFamily::INET6;
+    if kind != SocketType::STREAM {
+        let errno = if inet { Errno::NOPROTOOPT } else { Errno::OPNOTSUPP };
+        return Ok(Endpoint::Unsuitable(errno));
+    }
+    if inet && let Some(state) = tcp_state(fd) {
+        // ATT-5: ESTABLISHED and nothing else, so also not after either side's FIN.
+        const TCP_ESTABLISHED: u8 = 1;
+        return Ok(match state {
+            TCP_ESTABLISHED => Endpoint::ConnectedStream,
+            _ => Endpoint::NotConnected,
+        });
+    }
+    match rustix::net::getpeername(fd) {
+        Ok(Some(_)) => Ok(Endpoint::ConnectedStream),
+        // A socketpair's peer has no name but is a peer.
+        Ok(None) if family == AddressFamily::UNIX => Ok(Endpoint::ConnectedStream),
+        Ok(None) | Err(_) => Ok(Endpoint::NotConnected),
+    }
+}
+
+/// `getsockopt(2)`, unchanged: for every option that TLS does not answer itself.
+///
+/// # Safety
+/// `value` and `len` are as for `getsockopt(2)`.
+pub unsafe fn getsockopt(
+    fd: RawFd,
+    level: i32,
+    name: i32,
+    value: *mut core::ffi::c_void,
+    len: *mut u32,
+) -> Result<(), Errno> {
+    // SAFETY: the kernel checks every argument; our caller vouches for the two pointers.
+    let result = unsafe { libc::syscall(libc::SYS_getsockopt, fd, level, name, value, len) };
+    check(result).map(|_| ())
+}
+
+/// `shutdown(2)`.
+pub fn shutdown(fd: RawFd, how: i32) -> Result<(), Errno> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::syscall(libc::SYS_shutdown, fd, how) }).map(|_| ())
+}
+
+/// `close(2)`; the number is free afterwards, whatever is returned.
+pub fn close(fd: RawFd) -> Result<(), Errno> {
+    // SAFETY: takes no pointer; that `fd` is the program's to close is the program's promise.
+    check(unsafe { libc::syscall(libc::SYS_close, fd) }).map(|_| ())
+}
+
+/// `poll(2)`, by the system call that every architecture has.
+///
+/// # Safety
+/// `fds` points to `n` readable and writable `struct pollfd`.
+pub unsafe fn poll(
+    fds: *mut core::ffi::c_void,
+    n: u64,
+    timeout: Option<Duration>,
+) -> Result<usize, Errno> {
+    let timeout = timeout.map(|t| libc::timespec {
+        tv_sec: t.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(t.subsec_nanos() as i32),
+    });
+    let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+    let no_mask = core::ptr::null::<core::ffi::c_void>();
+    // SAFETY: our caller vouches for `fds`; `timeout` is null or lives to the end of this call.
+    check(unsafe { libc::syscall(libc::SYS_ppoll, fds, n, timeout, no_mask, 0usize) })
+        .map(|n| n as usize)
+}
+
+/// A second descriptor for the same socket, owned by us and closed on exec.
+pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(borrow(fd)?, 3)
+}
+
+/// The seconds for which the program wants `close` to linger (`SO_LINGER`), if it does.
+pub fn linger(fd: RawFd) -> Option<Duration> {
+    sockopt::socket_linger(borrow(fd).ok()?).ok()?
+}
+
+/// Makes `close` return at once: a worker that closes for the program must not sleep in it.
+pub fn clear_linger(fd: &OwnedFd) {
+    // Fails for a closed socket only; there is nothing to linger for then.
+    let _ = sockopt::set_socket_linger(fd, None);
+}
+
+/// Whether `fd` is a pipe.
+///
+/// # Errors
+/// `EBADF`.
+pub fn is_pipe(fd: RawFd) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(borrow(fd)?)?;
+    Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo())
+}
+
+/// Takes the socket's pending error (`SO_ERROR`), clearing it.
+pub fn take_error(fd: RawFd) -> Result<Option<Errno>, Errno> {
+    Ok(sockopt::socket_error(borrow(fd)?)?.err())
+}
+
+/// Raises `SIGPIPE` in the calling thread, as the kernel does for a send on a dead connection
+/// (TX-40).
+pub fn raise_sigpipe() {
+    // SAFETY: takes no pointer.
+    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
+    let pid = std::process::id();
+    // SAFETY: takes no pointer; a signal to ourselves is always permitted.
+    unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, libc::SIGPIPE) };
+}
+
+/// A borrowed view of a number that the program gave us.
+pub fn borrow<'a>(fd: RawFd) -> Result<BorrowedFd<'a>, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: not -1, as checked. That the number stays open during the call is the program's
+    // business, as for libc's own functions; a closed one only makes the kernel answer EBADF.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// The state field of `TCP_INFO`, or `None` where the stream is not TCP's (SCTP, MPTCP fallback).
+fn tcp_state(fd: BorrowedFd<'_>) -> Option<u8> {
+    let mut state = 0u8;
+    let mut len = 1u32;
+    let value = core::ptr::from_mut(&mut state).cast();
+    // SAFETY: `value` has room for the `len` bytes announced, and the kernel writes no more.
+    let done = unsafe {
+        getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut len)
+    };
+    (done.is_ok() && len == 1).then_some(state)
+}
+
+fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result != -1 {
+        return Ok(result);
+    }
+    let errno = std::io::Error::last_os_error().raw_os_error();
+    Err(Errno::from_raw_os_error(errno.unwrap_or(libc::EIO)))
+}

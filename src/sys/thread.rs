@@ -1,0 +1,26 @@
+//! Threads that stay out of the program's way.
+
+/// Starts a detached thread with every signal blocked, so that no handler of the program ever runs
+/// on it (design rule 6). Returns whether it could be started.
+pub fn spawn_quiet(name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+    let mut all = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `all` is a sigset_t to be written.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: written by the call above, which cannot fail for a valid pointer.
+    let all = unsafe { all.assume_init() };
+    let mut before = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // The new thread inherits the mask, so it is blocked before the thread exists and there is no
+    // moment at which a signal could be taken.
+    // SAFETY: both sets are valid for the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, before.as_mut_ptr()) };
+    let started = std::thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(256 * 1024)
+        .spawn(body)
+        .is_ok();
+    // SAFETY: `before` was written by the call above.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut());
+    }
+    started
+}

@@ -1,0 +1,403 @@
+//! The transmit direction of one connection.
+//!
+//! A send cuts the program's bytes into records (`send`), seals them in the caller or submits them
+//! to the thread pool, and leaves them in the [`ready_list`]; whoever holds the [`writer`] hands
+//! the contiguous sealed head to the kernel (`transmit`). What a call leaves behind is transmitted
+//! by a later call or by the worker ([`deferral`]).
+//!
+//! # Locks, outermost first
+//!
+//! | lock | guards | held across |
+//! | --- | --- | --- |
+//! | `turn` | the sending calls as wholes: bytes of one call are contiguous (MT-2) | one call, its sleeps included |
+//! | `sender` | keys, sequence numbers, open record, run of sealed records | sealing in the caller, reserving a number and its slot as one step; never a sleep |
+//! | `writer` | the socket's write side | the gathered `sendmsg` |
+//! | ready list | slots, failure | one short step (leaf) |
+#![forbid(unsafe_code)]
+
+mod deferral;
+mod file;
+mod open_record;
+mod pace;
+mod ready_list;
+mod send;
+mod transmit;
+mod writer;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use rustix::io::Errno;
+
+use crate::aead::{Choice, Cipher, RecordSealer, TrafficKeys};
+use crate::engine::{Engine, Kind};
+use crate::error::{Error, Result};
+use crate::record::{MAX_PLAINTEXT, RecordNumber, RecordNumbers, Version};
+use crate::stats::STATS;
+use crate::sync::{Event, Mutex, lock};
+use crate::sys::net::Sys;
+use crate::sys::secret::SecretBox;
+
+use deferral::Deferral;
+use open_record::OpenRecord;
+use pace::Pace;
+use ready_list::ReadyList;
+use writer::{Segment, Writer};
+
+pub use file::FileSource;
+pub use send::SendFlags;
+pub use transmit::{Drain, Look};
+
+/// What a connection asks of the deferred worker, which it does not know.
+pub trait Waker: Send + Sync {
+    /// Look at this connection soon, and again until [`Connection::look`] says that it is done.
+    fn defer(&self, connection: &Arc<Connection>);
+    /// The kernel refused bytes of this connection: when there is room, call
+    /// [`Connection::room`].
+    fn watch(&self, connection: &Arc<Connection>);
+    /// The connection changes its descriptor or goes away: forget the one it had.
+    fn forget(&self, connection: &Connection, fd: RawFd);
+}
+
+/// What all connections of a process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The kernel.
+    pub sys: &'static dyn Sys,
+    /// The thread pool.
+    pub pool: Arc<dyn Engine>,
+    /// The deferred worker.
+    pub waker: Arc<dyn Waker>,
+}
+
+/// How connections behave; fixed when a connection is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Which engine seals.
+    pub engine: Kind,
+    /// Which AEAD implementation.
+    pub aead: Choice,
+    /// Accepted and not yet transmitted bytes at which a send waits (`UKTLS_TX_QUEUE`).
+    pub queue_max: usize,
+    /// Processors this process may run on.
+    pub cores: usize,
+}
+
+/// One connection's transmit direction.
+pub struct Connection {
+    shared: Shared,
+    settings: Settings,
+    /// Names the connection to the worker; never reused in a process.
+    id: u64,
+    fd: AtomicI32,
+    turn: Mutex<()>,
+    sender: Mutex<Sender>,
+    list: ReadyList<Segment>,
+    writer: Mutex<Writer>,
+    deferral: Deferral,
+    /// The sticky error: 0, or the errno that every send returns.
+    error: AtomicI32,
+    /// Bits `BROKEN`, `BLOCKED`, `CALLER_POLLS`, `SHUTDOWN`, `CLOSING`, `SLEEPING`.
+    state: AtomicU32,
+    /// Wire bytes sealed or being sealed, and not yet with the kernel.
+    queued: AtomicU64,
+    /// Plaintext bytes accepted, and handed to the kernel.
+    accepted: AtomicU64,
+    handed: AtomicU64,
+    records_sent: AtomicU64,
+    /// Calls so far, for the worker to see whether the program is quiet.
+    calls: AtomicU32,
+    /// Something moved: a record was sealed, or the kernel took bytes.
+    moved: Event,
+    /// The socket, once it is ours alone (after `uktls_close`).
+    owned: Mutex<Option<OwnedFd>>,
+    watched: AtomicBool,
+}
+
+/// What the sending side owns.
+struct Sender {
+    sealer: Arc<RecordSealer>,
+    keys: SecretBox<TrafficKeys>,
+    numbers: RecordNumbers,
+    open: Option<OpenRecord>,
+    /// Records sealed in the caller and not yet on the ready list.
+    run: Option<Segment>,
+    max_payload: usize,
+    pace: Pace,
+}
+
+/// What `uktls_get_info` reports of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Info {
+    /// TLS version.
+    pub version: Version,
+    /// Cipher.
+    pub cipher: Cipher,
+    /// Engine asked for.
+    pub engine: Kind,
+    /// AEAD implementation in use.
+    pub aead: crate::aead::Provider,
+    /// Number of the next record.
+    pub number: RecordNumber,
+    /// Records handed to the kernel.
+    pub records: u64,
+    /// Plaintext bytes handed to the kernel.
+    pub bytes: u64,
+    /// Plaintext bytes accepted and not yet handed to the kernel.
+    pub pending: u64,
+    /// Entries on the ready list.
+    pub queued_records: u64,
+    /// Most plaintext bytes in a record.
+    pub max_payload: u16,
+}
+
+impl Connection {
+    /// Takes `keys` for the socket `fd`.
+    ///
+    /// # Errors
+    /// [`Error::CipherMissing`] if no AEAD implementation has the cipher.
+    pub fn new(
+        shared: Shared,
+        settings: Settings,
+        fd: RawFd,
+        keys: TrafficKeys,
+    ) -> Result<Arc<Connection>> {
+        let sealer = Arc::new(RecordSealer::new(&keys, settings.aead)?);
+        let sender = Sender {
+            sealer,
+            numbers: keys.numbers(),
+            keys: SecretBox::new(keys),
+            open: None,
+            run: None,
+            max_payload: MAX_PLAINTEXT,
+            pace: Pace::default(),
+        };
+        STATS.curr_tx_sw.add(1);
+        STATS.tx_sw.add(1);
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        Ok(Arc::new(Connection {
+            shared,
+            settings,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            fd: AtomicI32::new(fd),
+            turn: Mutex::new(()),
+            sender: Mutex::new(sender),
+            list: ReadyList::new(),
+            writer: Mutex::new(Writer::default()),
+            deferral: Deferral::new(),
+            error: AtomicI32::new(0),
+            state: AtomicU32::new(0),
+            queued: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            handed: AtomicU64::new(0),
+            records_sent: AtomicU64::new(0),
+            calls: AtomicU32::new(0),
+            moved: Event::default(),
+            owned: Mutex::new(None),
+            watched: AtomicBool::new(false),
+        }))
+    }
+
+    /// Replaces the keys (RK-1 to RK-5): what is sealed from now on uses the new ones, what was
+    /// submitted keeps the old. TLS 1.3 only.
+    ///
+    /// # Errors
+    /// [`Error::KeysPresent`] for TLS 1.2 (CI-3); [`Error::Invalid`] if version or cipher differ.
+    /// On failure the old keys stay in force.
+    pub fn rekey(&self, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
+        // A rekey waits for a send in progress (CI-10).
+        let _turn = lock(&self.turn);
+        let mut sender = lock(&self.sender);
+        let result = sender.rekey(keys, self.settings.aead);
+        match result {
+            Ok(()) => STATS.tx_rekey_ok.add(1),
+            Err(_) => STATS.tx_rekey_error.add(1),
+        }
+        result
+    }
+
+    /// Version and cipher of the keys.
+    pub fn suite(&self) -> (Version, Cipher) {
+        let sender = lock(&self.sender);
+        (sender.sealer.version(), sender.sealer.cipher())
+    }
+
+    /// Writes the full crypto_info struct, with the number of the next record, for `getsockopt`
+    /// (CI-12, CI-13). `out` has the struct's exact length.
+    pub fn crypto_info(&self, out: &mut [u8]) {
+        let sender = lock(&self.sender);
+        crate::crypto_info::encode(&sender.keys, sender.numbers.peek(), out);
+    }
+
+    /// Sets the most plaintext bytes in a record (CI-19).
+    ///
+    /// # Errors
+    /// [`Error::KeysPresent`] (EBUSY) while a record is open.
+    pub fn set_max_payload(&self, len: usize) -> Result<()> {
+        let mut sender = lock(&self.sender);
+        if sender.open.as_ref().is_some_and(|open| open.len() > 0) {
+            return Err(Error::KeysPresent);
+        }
+        sender.max_payload = len.min(MAX_PLAINTEXT);
+        Ok(())
+    }
+
+    /// The figures of this connection.
+    pub fn info(&self) -> Info {
+        let sender = lock(&self.sender);
+        Info {
+            version: sender.sealer.version(),
+            cipher: sender.sealer.cipher(),
+            engine: self.settings.engine,
+            aead: sender.sealer.provider(),
+            number: sender.numbers.peek(),
+            records: self.records_sent.load(Ordering::Relaxed),
+            bytes: self.handed.load(Ordering::Relaxed),
+            pending: self.pending(),
+            queued_records: self.list.len() as u64,
+            max_payload: u16::try_from(sender.max_payload).unwrap_or(u16::MAX),
+        }
+    }
+
+    /// Plaintext bytes accepted and not yet handed to the kernel; 0 once the connection is broken.
+    /// Pages given to `tls_sendpage` are free when this has fallen below their place in the stream.
+    pub fn pending(&self) -> u64 {
+        if self.is(BROKEN) {
+            return 0;
+        }
+        // Acquire: pairs with the Release in `account`; who sees the bytes as handed over may write
+        // to the pages they came from. `handed` is read first, so that the difference never goes
+        // below zero.
+        let handed = self.handed.load(Ordering::Acquire);
+        self.accepted.load(Ordering::Acquire) - handed
+    }
+
+    /// The worker's name for this connection.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The descriptor that this connection writes to.
+    pub fn fd(&self) -> RawFd {
+        // Acquire: pairs with the Release in `close`, so that the number is ours when it is seen.
+        self.fd.load(Ordering::Acquire)
+    }
+
+    /// Whether the worker's epoll set knows the descriptor; returns what was said before.
+    pub fn set_watched(&self, watched: bool) -> bool {
+        self.watched.swap(watched, Ordering::AcqRel)
+    }
+
+    /// Takes the sticky error as `SO_ERROR` does: later sends see what the socket itself says. A
+    /// failed seal or an internal fault is not forgiven (REC-13, AS-15).
+    pub fn take_error(&self) -> Option<Errno> {
+        let raw = self.error.load(Ordering::Acquire);
+        let errno = (raw != 0).then(|| Errno::from_raw_os_error(raw))?;
+        if !matches!(errno, Errno::BADMSG | Errno::NOTRECOVERABLE) {
+            // What was lost is lost: the stream has a hole, and a send can only say EPIPE now.
+            self.error.store(Errno::PIPE.raw_os_error(), Ordering::Release);
+        }
+        (errno != Errno::PIPE).then_some(errno)
+    }
+
+    /// Marks the connection broken for good: a panic was caught in one of its calls.
+    pub fn poison(&self) {
+        self.fail(Error::NotRecoverable.errno());
+    }
+
+    /// The connection is dead: remember the first reason, drop what is queued, wake everybody.
+    fn fail(&self, errno: Errno) {
+        self.refuse(errno);
+        self.set(BROKEN);
+        self.list.fail();
+        self.moved.signal();
+    }
+
+    /// Nothing more is accepted: remembers the first reason. What was sealed before still goes out.
+    fn refuse(&self, errno: Errno) {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        let raw = errno.raw_os_error();
+        if self.error.compare_exchange(0, raw, success, failure).is_ok() {
+            STATS.errors.add(1);
+            log::warn!("connection {}: broken: {errno}", self.id);
+        }
+    }
+
+    /// The sticky error, if there is one.
+    fn check(&self) -> Result<()> {
+        match self.error.load(Ordering::Acquire) {
+            0 if self.is(BROKEN | SHUTDOWN) => Err(Error::BrokenPipe),
+            0 => Ok(()),
+            raw => Err(match Errno::from_raw_os_error(raw) {
+                Errno::BADMSG => Error::SealFailed,
+                Errno::NOTRECOVERABLE => Error::NotRecoverable,
+                errno => Error::from(errno),
+            }),
+        }
+    }
+
+    fn is(&self, bits: u32) -> bool {
+        // Acquire: pairs with the Release in `set`.
+        self.state.load(Ordering::Acquire) & bits != 0
+    }
+
+    fn set(&self, bits: u32) -> bool {
+        self.state.fetch_or(bits, Ordering::AcqRel) & bits != 0
+    }
+
+    fn unset(&self, bits: u32) {
+        if self.is(bits) {
+            self.state.fetch_and(!bits, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        STATS.curr_tx_sw.sub(1);
+    }
+}
+
+impl Sender {
+    fn rekey(
+        &mut self,
+        keys: impl FnOnce() -> Result<TrafficKeys>,
+        choice: Choice,
+    ) -> Result<()> {
+        if self.sealer.version() == Version::Tls12 {
+            return Err(Error::KeysPresent);
+        }
+        let keys = keys()?;
+        if (keys.version, keys.cipher) != (self.sealer.version(), self.sealer.cipher()) {
+            return Err(Error::Invalid);
+        }
+        // Nothing can fail after this line.
+        self.sealer = Arc::new(RecordSealer::new(&keys, choice)?);
+        self.numbers = keys.numbers();
+        self.keys = SecretBox::new(keys);
+        Ok(())
+    }
+}
+
+impl core::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Connection").field("id", &self.id).field("fd", &self.fd()).finish()
+    }
+}
+
+/// Nothing goes out any more; `error` says why.
+const BROKEN: u32 = 1;
+/// The kernel refused bytes and has not taken any since.
+const BLOCKED: u32 = 2;
+/// A call is going to look at the ready list before it returns, so completions need not.
+const CALLER_POLLS: u32 = 4;
+/// The write side was shut down by the program; the FIN follows the last record.
+const SHUTDOWN: u32 = 8;
+/// The program has closed the socket; it is closed when the last record is out.
+const CLOSING: u32 = 16;
+/// A call sleeps for room.
+const SLEEPING: u32 = 32;

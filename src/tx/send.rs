@@ -1,0 +1,460 @@
+//! Sends: the program's bytes become records.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::open_record::OpenRecord;
+use super::ready_list::Head;
+use super::transmit::By;
+use super::writer::{Outcome, Segment};
+use super::{BLOCKED, CALLER_POLLS, Connection, SLEEPING, Sender};
+use crate::engine::{Buffer, Job, Kind};
+use crate::error::{Error, Result};
+use crate::record::content_type::APPLICATION_DATA;
+use crate::stats::STATS;
+use crate::sync::{MutexGuard, Woken, lock, try_lock};
+use crate::sys::net::{Wait, raise_sigpipe};
+use crate::sys::pages::Pages;
+
+/// The flags of a send that mean something to TLS (TX-1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendFlags {
+    /// `MSG_MORE`: what does not fill a record stays open.
+    pub more: bool,
+    /// `MSG_DONTWAIT`.
+    pub dont_wait: bool,
+    /// `MSG_NOSIGNAL`.
+    pub no_signal: bool,
+}
+
+/// Where a send stands in the program's data.
+enum Source<'a> {
+    /// Slices, read before the call returns.
+    Slices { slices: &'a [&'a [u8]], at: usize },
+    /// Pages, read by whoever seals.
+    Pages(Pages),
+}
+
+impl Connection {
+    /// Accepts `data` as record(s) of `content_type`, application data by default.
+    ///
+    /// Returns the plaintext bytes accepted: sealed, being sealed, or in the open record (TX-24).
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] only if the kernel has just refused bytes; [`Error::Interrupted`];
+    /// [`Error::BrokenPipe`] (with `SIGPIPE`, unless told otherwise) and the other sticky errors.
+    pub fn send(
+        self: &Arc<Self>,
+        data: &[&[u8]],
+        content_type: Option<u8>,
+        flags: SendFlags,
+    ) -> Result<usize> {
+        let total = data.iter().map(|slice| slice.len()).sum();
+        let source = Source::Slices { slices: data, at: 0 };
+        self.accept(source, total, content_type, flags)
+    }
+
+    /// Accepts application data without copying it: with an asynchronous engine the pages are read
+    /// by the thread that seals, and are free when [`Connection::pending`] has passed them.
+    ///
+    /// # Errors
+    /// As for [`Connection::send`].
+    pub fn send_pages(self: &Arc<Self>, pages: Pages, flags: SendFlags) -> Result<usize> {
+        let total = pages.bytes().len();
+        self.accept(Source::Pages(pages), total, None, flags)
+    }
+
+    fn accept(
+        self: &Arc<Self>,
+        mut source: Source<'_>,
+        total: usize,
+        content_type: Option<u8>,
+        flags: SendFlags,
+    ) -> Result<usize> {
+        let _turn = self.take_turn(flags)?;
+        if total == 0 && content_type.is_none() {
+            return Ok(0);
+        }
+        signalled(flags, self.check())?;
+        let mut sender = self.begin_call();
+        let mut accepted = 0;
+        let mut stopped = None;
+        if content_type.is_some() {
+            // TX-20: what was open is a record of its own, of application data.
+            stopped = self.seal_open_as(&mut sender, APPLICATION_DATA).err();
+        }
+        let content_type = content_type.unwrap_or(APPLICATION_DATA);
+        while accepted < total && stopped.is_none() {
+            let room;
+            (sender, room) = self.make_room(sender, flags);
+            let left = total - accepted;
+            let taken = room.and_then(|()| {
+                self.take_record(&mut sender, &mut source, left, content_type, flags.more)
+            });
+            match taken {
+                Ok(taken) => accepted += taken,
+                Err(error) => stopped = Some(error),
+            }
+        }
+        let failed = self.end_call(sender);
+        signalled(flags, conclude(accepted, stopped, failed))
+    }
+
+    /// Waits for the calls of other threads to end (MT-2, MT-3).
+    pub(super) fn take_turn(&self, flags: SendFlags) -> Result<MutexGuard<'_, ()>> {
+        if let Some(turn) = try_lock(&self.turn) {
+            return Ok(turn);
+        }
+        // The holder sleeps because the kernel refused bytes: it owes everybody an EPOLLOUT.
+        if self.is(SLEEPING) && (flags.dont_wait || self.shared.sys.is_nonblocking(self.fd())) {
+            return Err(Error::WouldBlock);
+        }
+        Ok(lock(&self.turn))
+    }
+
+    /// Every call on the stream begins here, and ends in [`Connection::end_call`].
+    pub(super) fn begin_call(&self) -> MutexGuard<'_, Sender> {
+        let calls = self.calls.load(Ordering::Relaxed);
+        // A plain store will do: only the holder of `turn` writes.
+        self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
+        let mut sender = lock(&self.sender);
+        let streams = sender.pace.call(Instant::now());
+        if !streams && self.settings.engine != Kind::Inline {
+            self.set(CALLER_POLLS);
+        }
+        sender
+    }
+
+    /// Transmits what the call has sealed, or defers it; returns the error if the socket has died.
+    pub(super) fn end_call(self: &Arc<Self>, mut sender: MutexGuard<'_, Sender>) -> Option<Error> {
+        if self.queued.load(Ordering::Relaxed) == 0 {
+            drop(sender);
+            self.unset(CALLER_POLLS);
+            return None;
+        }
+        if sender.pace.streams() && !self.is_full() {
+            let left_behind = sender.run.is_some();
+            drop(sender);
+            self.unset(CALLER_POLLS);
+            if left_behind {
+                self.defer();
+            }
+            return None;
+        }
+        self.publish(&mut sender);
+        drop(sender);
+        let outcome = match self.list.head() {
+            Head::Ready | Head::Failed => self.transmit(By::Caller, Wait::Never, false),
+            Head::Empty | Head::InFlight => None,
+        };
+        if self.is(CALLER_POLLS) {
+            self.stop_polling(By::Caller);
+        }
+        self.cancel_if_drained();
+        if outcome.is_some() {
+            lock(&self.sender).pace.resumed(Instant::now());
+        }
+        match outcome {
+            Some(Outcome::Failed(_)) => self.check().err(),
+            _ => None,
+        }
+    }
+
+    /// Whether a record more needs room first.
+    pub(super) fn is_full(&self) -> bool {
+        let limit = match self.settings.engine {
+            Kind::Threads => self.settings.queue_max,
+            Kind::Auto if self.hands_off(usize::MAX, true) => self.settings.queue_max,
+            _ => BATCH.min(self.settings.queue_max),
+        };
+        self.is(BLOCKED) || self.queued.load(Ordering::Relaxed) >= limit as u64
+    }
+
+    /// Makes room for a record if there is none: hands records to the kernel, and waits as the
+    /// descriptor's mode and the flags say. Gives the sender's lock back while it does.
+    pub(super) fn make_room<'a>(
+        self: &'a Arc<Self>,
+        mut sender: MutexGuard<'a, Sender>,
+        flags: SendFlags,
+    ) -> (MutexGuard<'a, Sender>, Result<()>) {
+        if !self.is_full() {
+            return (sender, Ok(()));
+        }
+        self.publish(&mut sender);
+        drop(sender);
+        let result = self.wait_for_room(flags);
+        let mut sender = lock(&self.sender);
+        sender.pace.resumed(Instant::now());
+        (sender, result)
+    }
+
+    fn wait_for_room(self: &Arc<Self>, flags: SendFlags) -> Result<()> {
+        let wait = if flags.dont_wait { Wait::Never } else { Wait::AsDescriptor };
+        while self.is_full() {
+            let ticket = self.moved.ticket();
+            if self.list.head() == Head::InFlight {
+                // Bounded by the engine, so not a reason for EAGAIN; nor is room in the socket what
+                // is missing. A caller that may sleep leaves the rest to those who seal.
+                let patient = !flags.dont_wait && !self.shared.sys.is_nonblocking(self.fd());
+                if patient && self.is(BLOCKED) {
+                    let timeout = self.shared.sys.send_timeout(self.fd());
+                    self.set(SLEEPING);
+                    let woken = self.moved.wait(ticket, timeout);
+                    self.unset(SLEEPING);
+                    slept(woken)?;
+                    self.check()?;
+                    continue;
+                }
+                self.moved.wait(ticket, None);
+                self.check()?;
+                continue;
+            }
+            if wait == Wait::AsDescriptor {
+                self.set(SLEEPING);
+            }
+            let outcome = self.transmit(By::Caller, wait, true);
+            self.unset(SLEEPING);
+            match outcome {
+                Some(Outcome::Refused) => return Err(Error::WouldBlock),
+                Some(Outcome::Interrupted) => return Err(Error::Interrupted),
+                Some(Outcome::Failed(_)) => self.check()?,
+                Some(Outcome::Drained(_)) | None => {}
+            }
+        }
+        self.cancel_if_drained();
+        Ok(())
+    }
+
+    fn cancel_if_drained(&self) {
+        if self.queued.load(Ordering::Relaxed) == 0 {
+            self.cancel_deferral();
+        }
+    }
+
+    /// Moves up to one record's worth from `source` (`left` bytes remain in it) into the stream.
+    fn take_record(
+        self: &Arc<Self>,
+        sender: &mut Sender,
+        source: &mut Source<'_>,
+        left: usize,
+        content_type: u8,
+        more: bool,
+    ) -> Result<usize> {
+        let limit = sender.max_payload;
+        let open = sender.open.as_ref().map_or(0, OpenRecord::len);
+        let taken = left.min(limit - open);
+        let complete = open + taken == limit || (taken == left && !more);
+        if open == 0 && complete {
+            if let Some(bytes) = source.contiguous(taken) {
+                if !self.hands_off(taken, sender.pace.streams()) {
+                    self.seal_slice(sender, content_type, bytes)?;
+                    source.skip(taken);
+                    self.count_accepted(taken);
+                    return Ok(taken);
+                }
+            }
+        }
+        let prefix = sender.sealer.prefix_len();
+        let record = sender.open.get_or_insert_with(|| OpenRecord::new(prefix));
+        match source {
+            Source::Pages(pages) if self.settings.engine == Kind::Threads => {
+                record.push_pages(pages.split_to(taken));
+            }
+            _ => source.copy_to(record, taken),
+        }
+        self.count_accepted(taken);
+        if complete {
+            self.seal_open_as(sender, content_type)?;
+        }
+        Ok(taken)
+    }
+
+    pub(super) fn count_accepted(&self, len: usize) {
+        // Release: pairs with the Acquire in `pending`.
+        self.accepted.fetch_add(len as u64, Ordering::Release);
+    }
+
+    /// Whether a record of `len` bytes goes to the pool.
+    fn hands_off(&self, len: usize, streams: bool) -> bool {
+        match self.settings.engine {
+            Kind::Inline => false,
+            Kind::Threads => len >= HAND_OFF_MIN,
+            Kind::Auto => streams && len >= HAND_OFF_MIN && self.settings.cores >= AUTO_CORES,
+        }
+    }
+
+    /// Seals `plain` as one record in the caller, straight from the program's memory.
+    fn seal_slice(&self, sender: &mut Sender, content_type: u8, plain: &[u8]) -> Result<()> {
+        let number = self.reserve(sender)?;
+        let len = plain.len() + sender.sealer.overhead();
+        if sender.run.as_ref().is_some_and(|run| run.len + len > Buffer::LEN) {
+            self.publish(sender);
+        }
+        let run = sender.run.get_or_insert_with(|| Segment {
+            buffer: Buffer::take(),
+            len: 0,
+            records: 0,
+            plain: 0,
+        });
+        let out = &mut run.buffer.bytes_mut()[run.len..run.len + len];
+        #[cfg(feature = "fault-injection")]
+        let sealed = crate::engine::fault::point()
+            .and_then(|()| sender.sealer.seal_from(number, content_type, plain, out));
+        #[cfg(not(feature = "fault-injection"))]
+        let sealed = sender.sealer.seal_from(number, content_type, plain, out);
+        if let Err(error) = sealed {
+            self.refuse(error.errno());
+            return Err(error);
+        }
+        run.len += len;
+        run.records += 1;
+        run.plain += plain.len();
+        STATS.sealed_inline.add(1);
+        self.queued.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Seals the open record, if there is one, in the caller's or the program's name.
+    pub(super) fn seal_open(self: &Arc<Self>) -> Result<()> {
+        let mut sender = lock(&self.sender);
+        let result = self.seal_open_as(&mut sender, APPLICATION_DATA);
+        self.publish(&mut sender);
+        result
+    }
+
+    /// Seals or submits the open record.
+    pub(super) fn seal_open_as(
+        self: &Arc<Self>,
+        sender: &mut Sender,
+        content_type: u8,
+    ) -> Result<()> {
+        let Some(record) = sender.open.take_if(|open| open.len() > 0) else {
+            return Ok(());
+        };
+        let streams = sender.pace.streams();
+        let hand_off = self.hands_off(record.len(), streams) || record.copied().is_none();
+        if let Some(plain) = record.copied().filter(|plain| !hand_off && plain.len() <= RUN_MAX) {
+            return self.seal_slice(sender, content_type, plain);
+        }
+        let number = self.reserve(sender)?;
+        // The list is in sequence order: what was sealed before enters it before this record.
+        self.publish(sender);
+        let (buffer, plaintext, len) = record.into_parts();
+        self.queued.fetch_add((len + sender.sealer.overhead()) as u64, Ordering::Relaxed);
+        let job = Job {
+            sealer: Arc::clone(&sender.sealer),
+            number,
+            content_type,
+            buffer,
+            plaintext,
+            len,
+            done: Arc::<Connection>::clone(self),
+            ticket: self.list.reserve(),
+        };
+        if hand_off {
+            STATS.sealed_threads.add(1);
+            self.shared.pool.submit(job);
+        } else {
+            STATS.sealed_inline.add(1);
+            job.run();
+            // In the caller it is done by now, for better or worse.
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// The number of the next record. It is spent from now on, whatever becomes of the record.
+    fn reserve(&self, sender: &mut Sender) -> Result<crate::record::RecordNumber> {
+        sender.numbers.reserve().ok_or_else(|| {
+            self.refuse(Error::SealFailed.errno());
+            Error::SealFailed
+        })
+    }
+}
+
+impl Source<'_> {
+    /// The next `len` bytes, if they lie in one piece.
+    fn contiguous(&self, len: usize) -> Option<&[u8]> {
+        match self {
+            Source::Pages(pages) => pages.bytes().get(..len),
+            Source::Slices { slices, at } => slices.first()?.get(*at..)?.get(..len),
+        }
+    }
+
+    fn skip(&mut self, mut len: usize) {
+        match self {
+            Source::Pages(pages) => drop(pages.split_to(len)),
+            Source::Slices { slices, at } => {
+                while let Some(first) = slices.first().filter(|first| len >= first.len() - *at) {
+                    len -= first.len() - *at;
+                    *slices = &slices[1..];
+                    *at = 0;
+                }
+                *at += len;
+            }
+        }
+    }
+
+    fn copy_to(&mut self, record: &mut OpenRecord, mut len: usize) {
+        while len > 0 {
+            let piece = match self {
+                Source::Pages(pages) => &pages.bytes()[..len],
+                Source::Slices { slices, at } => {
+                    let rest = slices.first().map_or(&[][..], |first| &first[*at..]);
+                    &rest[..len.min(rest.len())]
+                }
+            };
+            let copied = piece.len();
+            record.push(piece);
+            self.skip(copied);
+            len -= copied;
+        }
+    }
+}
+
+/// Raises `SIGPIPE` for a broken pipe, unless the call said not to (TX-38).
+pub(super) fn signalled<T>(flags: SendFlags, result: Result<T>) -> Result<T> {
+    if matches!(result, Err(Error::BrokenPipe)) && !flags.no_signal {
+        raise_sigpipe();
+    }
+    result
+}
+
+/// Sealed bytes at which a streaming caller transmits by itself.
+const BATCH: usize = 256 * 1024;
+
+/// Shorter records are sealed in the caller: handing one over costs more than sealing it.
+const HAND_OFF_MIN: usize = 4096;
+
+/// Open records up to this length join the run of the caller's records instead of keeping their
+/// own memory.
+const RUN_MAX: usize = 4096;
+
+/// Fewer processors than this and the pool only takes time from whoever else wants to run.
+const AUTO_CORES: usize = 4;
+
+/// How a sleep for room ended, as a send reports it.
+pub(super) fn slept(woken: Woken) -> Result<()> {
+    match woken {
+        Woken::Signalled => Ok(()),
+        // SO_SNDTIMEO ran out (TX-30).
+        Woken::TimedOut => Err(Error::WouldBlock),
+        Woken::Interrupted => Err(Error::Interrupted),
+    }
+}
+
+/// What a call returns: the bytes accepted, if there are any and the socket is not known to be
+/// dead; else why there are none (TX-32).
+pub(super) fn conclude(
+    accepted: usize,
+    stopped: Option<Error>,
+    failed: Option<Error>,
+) -> Result<usize> {
+    match (stopped, failed) {
+        (None, Some(dead)) => Err(dead),
+        (Some(error), _) if accepted == 0 => Err(error),
+        _ => Ok(accepted),
+    }
+}

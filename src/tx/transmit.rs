@@ -1,0 +1,346 @@
+//! Handing sealed records to the kernel: from the caller, from the worker, and at the end.
+#![forbid(unsafe_code)]
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::deferral::Scheduled;
+use super::ready_list::Head;
+use super::writer::{Moved, Outcome, Segment};
+use super::{BLOCKED, BROKEN, CALLER_POLLS, CLOSING, Connection, SHUTDOWN, Sender};
+use crate::engine::{Sealed, SealedRecord};
+use crate::error::{Error, Result};
+use crate::stats::STATS;
+use crate::sync::{Woken, lock, try_lock};
+use crate::sys::net::Wait;
+
+/// In whose context records go out, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Caller,
+    Worker,
+}
+
+/// What the worker learns from a look at a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Look again at the next tick.
+    Again,
+    /// Nothing is deferred any more.
+    Done,
+}
+
+/// How far a connection is on its way to having nothing left to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// The kernel has everything.
+    Done,
+    /// Records are being sealed or wait for room.
+    Pending,
+}
+
+impl Connection {
+    /// Hands what is ready to the kernel. With `patient` it waits for another transmitter to
+    /// finish first, so that what it reports is news; otherwise a busy writer is left alone: its
+    /// holder looks at the list again after letting go.
+    ///
+    /// No wake-up is lost between the two: whoever queues a record does so under the ready list's
+    /// lock before it tries the writer, and the holder looks at the list, under the same lock,
+    /// after releasing the writer. One of the two comes second and sees the record.
+    pub(super) fn transmit(self: &Arc<Self>, by: By, wait: Wait, patient: bool) -> Option<Outcome> {
+        loop {
+            let mut writer = if patient { lock(&self.writer) } else { try_lock(&self.writer)? };
+            if self.is(BROKEN) {
+                writer.clear();
+                let errno = match self.error.load(Ordering::Acquire) {
+                    // Closed by another thread.
+                    0 => Errno::PIPE,
+                    raw => Errno::from_raw_os_error(raw),
+                };
+                return Some(Outcome::Failed(errno));
+            }
+            let (outcome, moved) = writer.transmit(self.shared.sys, self.fd(), &self.list, wait);
+            self.account(by, &moved);
+            match outcome {
+                // Everything in front of the record that could not be sealed has gone out.
+                Outcome::Drained(Head::Failed) => self.fail(Errno::BADMSG),
+                Outcome::Drained(_) => self.unset(BLOCKED),
+                Outcome::Refused | Outcome::Interrupted => {
+                    self.set(BLOCKED);
+                }
+                Outcome::Failed(errno) => {
+                    writer.clear();
+                    self.fail(errno);
+                }
+            }
+            drop(writer);
+            if matches!(outcome, Outcome::Drained(_)) && self.list.head() == Head::Ready {
+                continue;
+            }
+            if outcome == Outcome::Refused || outcome == Outcome::Interrupted {
+                self.shared.waker.watch(self);
+            }
+            self.after(outcome);
+            return Some(outcome);
+        }
+    }
+
+    /// The worker's look at a connection that deferred something: transmits if the program has
+    /// been quiet since the last look or `overdue` says that it has waited long enough.
+    pub fn look(self: &Arc<Self>, seen_calls: &mut u32, overdue: bool) -> Look {
+        let calls = self.calls.load(Ordering::Relaxed);
+        let quiet = core::mem::replace(seen_calls, calls) == calls;
+        if self.deferral.is_scheduled() {
+            if quiet || overdue {
+                // A call at work does it by itself or leaves it for the next look.
+                self.push_deferred(By::Worker);
+            }
+            return Look::Again;
+        }
+        // Kept for one quiet tick more, so that a stream is not handed over again and again.
+        if !quiet || !self.deferral.release() {
+            return Look::Again;
+        }
+        self.trim();
+        Look::Done
+    }
+
+    /// There is room in the socket again.
+    pub fn room(self: &Arc<Self>) {
+        if let Some(sender) = try_lock(&self.sender).as_deref_mut() {
+            self.publish(sender);
+        }
+        self.transmit(By::Worker, Wait::Never, false);
+    }
+
+    /// Transmits what a burst left behind, unless a call is at work.
+    fn push_deferred(self: &Arc<Self>, by: By) {
+        let Some(mut sender) = try_lock(&self.sender) else {
+            return;
+        };
+        self.deferral.begin();
+        self.publish(&mut sender);
+        drop(sender);
+        self.transmit(by, Wait::Never, false);
+    }
+
+    /// Moves whatever is queued along as far as the kernel takes it at once (`tls_poll`).
+    pub fn push(self: &Arc<Self>) {
+        if self.deferral.is_scheduled() {
+            self.push_deferred(By::Caller);
+        }
+    }
+
+    /// Puts the caller's run of sealed records on the ready list.
+    pub(super) fn publish(&self, sender: &mut Sender) {
+        if let Some(run) = sender.run.take() {
+            self.list.push(run);
+            STATS.queue_records_max.raise(self.list.len() as u64);
+        }
+        STATS.queue_bytes_max.raise(self.queued.load(Ordering::Relaxed));
+    }
+
+    /// Leaves what is queued to the worker.
+    pub(super) fn defer(self: &Arc<Self>) {
+        match self.deferral.schedule() {
+            Scheduled::Already => return,
+            Scheduled::Again => {}
+            Scheduled::HandOver => self.shared.waker.defer(self),
+        }
+        STATS.deferred_scheduled.add(1);
+    }
+
+    /// A call has transmitted everything by itself: the worker need not.
+    pub(super) fn cancel_deferral(&self) {
+        if self.deferral.cancel() {
+            STATS.deferred_cancelled.add(1);
+        }
+    }
+
+    /// Seals the open record and transmits without waiting; says how far it came.
+    ///
+    /// # Errors
+    /// The connection's sticky error.
+    pub fn drain(self: &Arc<Self>) -> Result<Drain> {
+        self.seal_open()?;
+        self.transmit(By::Caller, Wait::Never, true);
+        if self.is(BROKEN) {
+            return self.check().map(|()| Drain::Done);
+        }
+        Ok(if self.is_drained() { Drain::Done } else { Drain::Pending })
+    }
+
+    /// Waits until the kernel has everything, the open record included.
+    ///
+    /// # Errors
+    /// The sticky error; [`Error::Os`] with `ETIMEDOUT` if `timeout` ran out first;
+    /// [`Error::Interrupted`] if a signal came.
+    pub fn flush(self: &Arc<Self>, timeout: Option<Duration>) -> Result<()> {
+        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
+        loop {
+            let ticket = self.moved.ticket();
+            if self.drain()? == Drain::Done {
+                return Ok(());
+            }
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Err(Error::Os(Errno::TIMEDOUT));
+            }
+            // Woken by the completion of a record or by the worker's transmission.
+            if self.moved.wait(ticket, left) == Woken::Interrupted {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+
+    /// Shuts the write side down behind the last record: at once, or when it has gone out.
+    pub fn shutdown_write(self: &Arc<Self>) -> Result<()> {
+        let drained = {
+            let _turn = lock(&self.turn);
+            let drained = self.drain();
+            self.set(SHUTDOWN);
+            drained
+        };
+        if drained == Ok(Drain::Pending) {
+            // `after` sends the FIN, in whichever context the last record goes out.
+            self.after(Outcome::Drained(self.list.head()));
+            return Ok(());
+        }
+        self.shared.sys.shutdown_write(self.fd()).map_err(Error::from)
+    }
+
+    /// The program closes the socket. Returns true if nothing is left to send and the descriptor
+    /// can be closed; otherwise `duplicate` has become ours and is closed behind the last record.
+    ///
+    /// # Errors
+    /// What `duplicate` failed with; then nothing has changed.
+    pub fn close(
+        self: &Arc<Self>,
+        duplicate: impl FnOnce() -> core::result::Result<OwnedFd, Errno>,
+    ) -> Result<bool> {
+        let drained = self.drain();
+        let old = self.fd();
+        if drained != Ok(Drain::Pending) {
+            self.set(BROKEN);
+            self.shared.waker.forget(self, old);
+            return Ok(true);
+        }
+        {
+            // Nobody writes to the old number while it changes.
+            let _writer = lock(&self.writer);
+            let socket = duplicate()?;
+            self.shared.waker.forget(self, old);
+            // Release: pairs with the Acquire in `fd`.
+            self.fd.store(socket.as_raw_fd(), Ordering::Release);
+            *lock(&self.owned) = Some(socket);
+            self.set(CLOSING);
+        }
+        // The rest may have gone out, or room may have come, while the number changed.
+        self.transmit(By::Worker, Wait::Never, true);
+        Ok(false)
+    }
+
+    /// Whether a closed connection still has something to send.
+    pub fn lingers(&self) -> bool {
+        self.is(CLOSING) && lock(&self.owned).is_some()
+    }
+
+    /// What happens behind the last record.
+    fn after(self: &Arc<Self>, outcome: Outcome) {
+        let broken = matches!(outcome, Outcome::Failed(_)) || self.is(BROKEN);
+        if !self.is(SHUTDOWN | CLOSING) || !(broken || self.is_drained()) {
+            return;
+        }
+        if self.is(CLOSING) {
+            if let Some(socket) = lock(&self.owned).take() {
+                self.shared.waker.forget(self, socket.as_raw_fd());
+                self.set(BROKEN);
+                // Dropping the last descriptor of the socket sends the FIN.
+                drop(socket);
+            }
+        } else if !broken {
+            // Fails only if the peer was faster; then there is no write side left to shut.
+            let _ = self.shared.sys.shutdown_write(self.fd());
+        }
+    }
+
+    /// Whether the kernel has every sealed byte.
+    fn is_drained(&self) -> bool {
+        // Acquire: pairs with the AcqRel in `account`.
+        self.queued.load(Ordering::Acquire) == 0
+    }
+
+    fn account(&self, by: By, moved: &Moved) {
+        if moved.calls == 0 {
+            return;
+        }
+        STATS.transmit_calls.add(moved.calls);
+        STATS.tx_wire_bytes.add(moved.wire);
+        // Release: pairs with the Acquire in `pending`: the records are gone, their pages unused.
+        self.handed.fetch_add(moved.plain, Ordering::Release);
+        self.queued.fetch_sub(moved.wire, Ordering::AcqRel);
+        if moved.records > 0 {
+            self.records_sent.fetch_add(moved.records, Ordering::Relaxed);
+            STATS.tx_records.add(moved.records);
+            STATS.tx_bytes.add(moved.plain);
+            STATS.transmit_records_max.raise(moved.records_in_a_call);
+            match by {
+                By::Caller => STATS.records_from_caller.add(moved.records),
+                By::Worker => STATS.records_from_worker.add(moved.records),
+            }
+        }
+        self.moved.signal();
+    }
+
+    /// An idle connection holds no buffers, and the lists give back what a burst made them grow to.
+    fn trim(&self) {
+        self.list.trim();
+        if let Some(mut writer) = try_lock(&self.writer) {
+            writer.trim();
+        }
+    }
+}
+
+/// A record comes back from an engine, on any thread, in any order.
+impl Sealed for Connection {
+    fn sealed(self: Arc<Self>, ticket: u64, result: Result<SealedRecord>) {
+        let segment = match result {
+            Ok(SealedRecord { buffer, len, plain }) => {
+                Some(Segment { buffer, len, records: 1, plain })
+            }
+            Err(error) => {
+                self.refuse(error.errno());
+                None
+            }
+        };
+        let completed = self.list.complete(ticket, segment);
+        // Records that are about to complete on other threads are waited for and go out together,
+        // unless there is a call's worth already. The last completion finds none in flight.
+        let worthwhile = completed.in_flight == 0 || completed.ready >= GATHER_RECORDS;
+        let due = matches!(completed.head, Head::Ready | Head::Failed) && worthwhile;
+        // Blocked: the worker waits for room and transmits then.
+        if due && !self.is(CALLER_POLLS | BLOCKED) {
+            STATS.deferred_scheduled.add(1);
+            self.transmit(By::Worker, Wait::Never, false);
+        }
+        self.moved.signal();
+    }
+}
+
+impl Connection {
+    /// The end of a call that promised to look at the list (`CALLER_POLLS`): takes the promise
+    /// back, then looks once more, for a record that completed in between.
+    pub(super) fn stop_polling(self: &Arc<Self>, by: By) {
+        self.unset(CALLER_POLLS);
+        if self.list.head() == Head::Ready && !self.is(BLOCKED) {
+            self.transmit(by, Wait::Never, false);
+        }
+    }
+}
+
+/// Full records that make a gathered call worth its while.
+const GATHER_RECORDS: usize = 8;

@@ -1,0 +1,195 @@
+//! The deferred worker: one thread that transmits what calls left behind and what sockets refused,
+//! for every connection of the process.
+//!
+//! It keeps two sets. *Deferred* connections streamed a moment ago: it looks at each of them once
+//! per tick, transmits when the program has been quiet for a tick or the data has waited for a few,
+//! and sleeps for good when there are none. *Watched* connections wait for room: they are in its
+//! epoll set, one-shot, and get one bounded `sendmsg` per event, in the order of events, so a slow
+//! reader never delays another connection.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::{Arc, OnceLock};
+
+use rustix::event::{Timespec, epoll, eventfd, EventfdFlags};
+use rustix::io::Errno;
+
+use crate::sync::{Mutex, lock};
+use crate::sys::net::borrow;
+use crate::sys::thread;
+use crate::tx::{Connection, Look, Waker};
+
+/// The worker of a process. The thread starts with the first connection that needs it.
+pub struct Worker {
+    inner: Arc<Inner>,
+    started: OnceLock<bool>,
+}
+
+struct Inner {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    inbox: Mutex<Inbox>,
+    /// Connections in the epoll set that wait for an event, by their id.
+    watched: Mutex<HashMap<u64, Arc<Connection>>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    deferred: Vec<Arc<Connection>>,
+    /// The worker sleeps without a timeout and must be woken.
+    asleep: bool,
+}
+
+/// A deferred connection, as the worker remembers it between ticks.
+struct Deferred {
+    connection: Arc<Connection>,
+    seen_calls: u32,
+    ticks: u32,
+}
+
+impl Worker {
+    /// A worker whose thread is not started yet.
+    ///
+    /// # Errors
+    /// `EMFILE` or `ENFILE`: it needs two descriptors.
+    pub fn new() -> Result<Worker, Errno> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        let inbox = Mutex::new(Inbox::default());
+        let watched = Mutex::new(HashMap::new());
+        let inner = Arc::new(Inner { epoll, wake, inbox, watched });
+        Ok(Worker { inner, started: OnceLock::new() })
+    }
+
+    fn start(&self) -> bool {
+        *self.started.get_or_init(|| {
+            let inner = Arc::clone(&self.inner);
+            thread::spawn_quiet("uktls-worker", move || inner.run())
+        })
+    }
+}
+
+impl Waker for Worker {
+    fn defer(&self, connection: &Arc<Connection>) {
+        if !self.start() {
+            // No thread to be had: nothing may wait for it.
+            let mut calls = 0;
+            while connection.look(&mut calls, true) == Look::Again {}
+            return;
+        }
+        let wake = {
+            let mut inbox = lock(&self.inner.inbox);
+            inbox.deferred.push(Arc::clone(connection));
+            core::mem::take(&mut inbox.asleep)
+        };
+        if wake {
+            // Can only fail if the counter is full, and then the worker is being woken.
+            let _ = rustix::io::write(&self.inner.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn watch(&self, connection: &Arc<Connection>) {
+        self.start();
+        let mut watched = lock(&self.inner.watched);
+        let Ok(fd) = borrow(connection.fd()) else {
+            return;
+        };
+        let data = epoll::EventData::new_u64(connection.id());
+        let flags = epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
+        let known = connection.set_watched(true);
+        let result = match known {
+            true => epoll::modify(&self.inner.epoll, fd, data, flags),
+            false => epoll::add(&self.inner.epoll, fd, data, flags),
+        };
+        match result {
+            Ok(()) => {
+                watched.insert(connection.id(), Arc::clone(connection));
+            }
+            Err(errno) => {
+                connection.set_watched(false);
+                log::warn!("connection {}: cannot be watched: {errno}", connection.id());
+            }
+        }
+    }
+
+    fn forget(&self, connection: &Connection, fd: RawFd) {
+        let mut watched = lock(&self.inner.watched);
+        if connection.set_watched(false)
+            && let Ok(fd) = borrow(fd)
+        {
+            // Fails if the descriptor is closed already, and then epoll has forgotten it, too.
+            let _ = epoll::delete(&self.inner.epoll, fd);
+        }
+        let gone = watched.remove(&connection.id());
+        drop(watched);
+        drop(gone);
+    }
+}
+
+impl Inner {
+    fn run(&self) {
+        let mut deferred: Vec<Deferred> = Vec::new();
+        let mut events = Vec::with_capacity(EVENTS);
+        loop {
+            {
+                let mut inbox = lock(&self.inbox);
+                deferred.extend(inbox.deferred.drain(..).map(|connection| Deferred {
+                    connection,
+                    seen_calls: 0,
+                    ticks: 0,
+                }));
+                inbox.asleep = deferred.is_empty();
+            }
+            let tick = Timespec { tv_sec: 0, tv_nsec: TICK_NS };
+            let timeout = (!deferred.is_empty()).then_some(&tick);
+            events.clear();
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
+                Ok(_) | Err(Errno::INTR) => {}
+                // A kernel or a filter without epoll_pwait2: the next longer sleep it knows.
+                Err(_) => {
+                    let tick = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+                    let timeout = (!deferred.is_empty()).then_some(&tick);
+                    let spare = rustix::buffer::spare_capacity(&mut events);
+                    let _ = epoll::wait(&self.epoll, spare, timeout);
+                }
+            }
+            for event in &events {
+                self.serve(event.data.u64());
+            }
+            deferred.retain_mut(|entry| {
+                entry.ticks += 1;
+                let overdue = entry.ticks >= OVERDUE_TICKS;
+                if overdue {
+                    entry.ticks = 0;
+                }
+                entry.connection.look(&mut entry.seen_calls, overdue) == Look::Again
+            });
+        }
+    }
+
+    fn serve(&self, id: u64) {
+        if id == WAKE {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.wake, &mut count);
+            return;
+        }
+        let connection = lock(&self.watched).remove(&id);
+        if let Some(connection) = connection {
+            connection.room();
+        }
+    }
+}
+
+/// The id under which the worker's own eventfd is in its epoll set; connections count from 1.
+const WAKE: u64 = 0;
+
+/// Events taken per `epoll_wait`.
+const EVENTS: usize = 64;
+
+/// How often deferred connections are looked at.
+const TICK_NS: i64 = 100_000;
+
+/// Looks after which deferred records are transmitted although the program keeps sending.
+const OVERDUE_TICKS: u32 = 5;
