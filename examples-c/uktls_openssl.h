@@ -20,8 +20,8 @@
  * - Never write to the descriptor by write(2) or send(2) once the handshake has begun.
  * - Close it by uktls_close(), or give BIO_CLOSE and let SSL_free() do so.
  * - Receiving is left to OpenSSL.
- * - OpenSSL 3.0 and 3.1 cannot change keys that were handed over. A TLS 1.3 peer that asks for new ones
- *   (KeyUpdate) gets its connection ended there; from OpenSSL 3.2 on the keys are changed.
+ * - OpenSSL 3.0 and 3.1 cannot change keys that were handed over. When a TLS 1.3 peer asks for new ones
+ *   (KeyUpdate), the next SSL_write() fails there; from OpenSSL 3.2 on the keys are changed.
  * - Link with: $(pkg-config --cflags --libs uktls openssl). C99; needs linux/tls.h.
  */
 #ifndef UKTLS_OPENSSL_H
@@ -132,7 +132,7 @@ static inline int uktls_bio_stale_key_update(const struct uktls_bio_state *state
 
 static inline int uktls_bio_write(BIO *bio, const char *data, int len)
 {
-    struct uktls_bio_state *state = BIO_get_data(bio);
+    struct uktls_bio_state *state = (struct uktls_bio_state *)BIO_get_data(bio);
     ssize_t n;
 
     BIO_clear_retry_flags(bio);
@@ -161,7 +161,7 @@ static inline int uktls_bio_write(BIO *bio, const char *data, int len)
 
 static inline int uktls_bio_read(BIO *bio, char *data, int len)
 {
-    struct uktls_bio_state *state = BIO_get_data(bio);
+    struct uktls_bio_state *state = (struct uktls_bio_state *)BIO_get_data(bio);
     ssize_t n;
 
     BIO_clear_retry_flags(bio);
@@ -177,7 +177,7 @@ static inline int uktls_bio_read(BIO *bio, char *data, int len)
 
 static inline long uktls_bio_ctrl(BIO *bio, int cmd, long num, void *ptr)
 {
-    struct uktls_bio_state *state = BIO_get_data(bio);
+    struct uktls_bio_state *state = (struct uktls_bio_state *)BIO_get_data(bio);
 
     switch (cmd) {
     case UKTLS_BIO_SET_KTLS:
@@ -208,7 +208,7 @@ static inline long uktls_bio_ctrl(BIO *bio, int cmd, long num, void *ptr)
 
 static inline int uktls_bio_destroy(BIO *bio)
 {
-    struct uktls_bio_state *state = BIO_get_data(bio);
+    struct uktls_bio_state *state = (struct uktls_bio_state *)BIO_get_data(bio);
 
     if (state != NULL && BIO_get_shutdown(bio))
         uktls_close(state->fd);
@@ -247,7 +247,7 @@ static inline BIO *uktls_bio_new(int fd, int close_flag)
 
     if (!CRYPTO_THREAD_run_once(&once, uktls_bio_method_init) || *uktls_bio_method_slot() == NULL)
         return NULL;
-    state = OPENSSL_zalloc(sizeof(*state));
+    state = (struct uktls_bio_state *)OPENSSL_zalloc(sizeof(*state));
     bio = BIO_new(*uktls_bio_method_slot());
     if (state == NULL || bio == NULL) {
         OPENSSL_free(state);

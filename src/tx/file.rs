@@ -77,7 +77,7 @@ impl Connection {
         if accepted > 0 && !flags.more {
             stopped = self.seal_open_as(&mut sender, APPLICATION_DATA).err().or(stopped);
         }
-        let failed = self.end_call(sender);
+        let failed = self.end_call(sender, accepted);
         signalled(flags, conclude(accepted, stopped, failed))
     }
 

@@ -113,6 +113,8 @@ pub struct Connection {
     calls: AtomicU32,
     /// Something moved: a record was sealed, or the kernel took bytes.
     moved: Event,
+    /// The queue has shrunk to half, or the connection is dead: sleeping senders may go on.
+    room: Event,
     /// The socket, once it is ours alone (after `uktls_close`).
     owned: Mutex<Option<OwnedFd>>,
     watched: AtomicBool,
@@ -197,6 +199,7 @@ impl Connection {
             records_sent: AtomicU64::new(0),
             calls: AtomicU32::new(0),
             moved: Event::default(),
+            room: Event::default(),
             owned: Mutex::new(None),
             watched: AtomicBool::new(false),
         }))
@@ -315,6 +318,7 @@ impl Connection {
         self.set(BROKEN);
         self.list.fail();
         self.moved.signal();
+        self.room.signal();
     }
 
     /// Nothing more is accepted: remembers the first reason. What was sealed before still goes out.
@@ -325,6 +329,7 @@ impl Connection {
             STATS.errors.add(1);
             log::warn!("connection {}: broken: {errno}", self.id);
         }
+        self.room.signal();
     }
 
     /// The sticky error, if there is one.

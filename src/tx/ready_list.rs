@@ -106,6 +106,12 @@ impl<T> ReadyList<T> {
         lock(&self.inner).head()
     }
 
+    /// What stands at the head, and how many slots are still being sealed.
+    pub(crate) fn outlook(&self) -> (Head, usize) {
+        let inner = lock(&self.inner);
+        (inner.head(), inner.in_flight)
+    }
+
     /// Slots in the list, ready or not.
     pub(crate) fn len(&self) -> usize {
         lock(&self.inner).slots.len()

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::open_record::OpenRecord;
 use super::ready_list::Head;
@@ -98,7 +98,7 @@ impl Connection {
                 Err(error) => stopped = Some(error),
             }
         }
-        let failed = self.end_call(sender);
+        let failed = self.end_call(sender, accepted);
         signalled(flags, conclude(accepted, stopped, failed))
     }
 
@@ -120,21 +120,34 @@ impl Connection {
         // A plain store will do: only the holder of `turn` writes.
         self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
         let mut sender = lock(&self.sender);
-        let streams = sender.pace.call(Instant::now());
-        if !streams && self.settings.engine != Kind::Inline {
-            self.set(CALLER_POLLS);
-        }
+        sender.pace.call(Instant::now());
+        self.promise_to_poll(&sender);
         sender
     }
 
+    /// A call that does not stream looks at the list before it returns, so completions need not
+    /// transmit; [`Connection::end_call`] or a sleep takes the promise back.
+    fn promise_to_poll(&self, sender: &Sender) {
+        if self.settings.engine != Kind::Inline && !sender.pace.streams() {
+            self.set(CALLER_POLLS);
+        }
+    }
+
     /// Transmits what the call has sealed, or defers it; returns the error if the socket has died.
-    pub(super) fn end_call(self: &Arc<Self>, mut sender: MutexGuard<'_, Sender>) -> Option<Error> {
+    pub(super) fn end_call(
+        self: &Arc<Self>,
+        mut sender: MutexGuard<'_, Sender>,
+        accepted: usize,
+    ) -> Option<Error> {
         if self.queued.load(Ordering::Relaxed) == 0 {
             drop(sender);
             self.unset(CALLER_POLLS);
             return None;
         }
         if sender.pace.streams() && !self.is_full() {
+            if accepted >= TIMED {
+                sender.pace.resumed(Instant::now());
+            }
             let left_behind = sender.run.is_some();
             drop(sender);
             self.unset(CALLER_POLLS);
@@ -187,29 +200,40 @@ impl Connection {
         let result = self.wait_for_room(flags);
         let mut sender = lock(&self.sender);
         sender.pace.resumed(Instant::now());
+        self.promise_to_poll(&sender);
         (sender, result)
     }
 
     fn wait_for_room(self: &Arc<Self>, flags: SendFlags) -> Result<()> {
         let wait = if flags.dont_wait { Wait::Never } else { Wait::AsDescriptor };
+        // A call that sleeps does not look at the list.
+        self.stop_polling(By::Caller);
+        // Known when it is first needed: two system calls that only a full queue is worth.
+        let mut patience = None;
         while self.is_full() {
-            let ticket = self.moved.ticket();
-            if self.list.head() == Head::InFlight {
-                // Bounded by the engine, so not a reason for EAGAIN; nor is room in the socket what
-                // is missing. A caller that may sleep leaves the rest to those who seal.
-                let patient = !flags.dont_wait && !self.shared.sys.is_nonblocking(self.fd());
-                if patient && self.is(BLOCKED) {
-                    let timeout = self.shared.sys.send_timeout(self.fd());
+            let (room, moved) = (self.room.ticket(), self.moved.ticket());
+            let (head, in_flight) = self.list.outlook();
+            if in_flight > 0 {
+                let patience = *patience.get_or_insert_with(|| self.patience(flags));
+                if let Patience::Sleeps(timeout) = patience {
+                    // Those who seal transmit as well, or the worker does when the socket has room:
+                    // the caller's processor is the program's.
                     self.set(SLEEPING);
-                    let woken = self.moved.wait(ticket, timeout);
+                    let woken = match self.is_full() {
+                        true => self.room.wait(room, timeout),
+                        false => Woken::Signalled,
+                    };
                     self.unset(SLEEPING);
                     slept(woken)?;
                     self.check()?;
                     continue;
                 }
-                self.moved.wait(ticket, None);
-                self.check()?;
-                continue;
+                if head == Head::InFlight {
+                    // Bounded by the engine, and no room is missing: not a reason for EAGAIN.
+                    self.moved.wait(moved, None);
+                    self.check()?;
+                    continue;
+                }
             }
             if wait == Wait::AsDescriptor {
                 self.set(SLEEPING);
@@ -225,6 +249,15 @@ impl Connection {
         }
         self.cancel_if_drained();
         Ok(())
+    }
+
+    /// Whether a call with these flags may sleep, and how long.
+    fn patience(&self, flags: SendFlags) -> Patience {
+        let sys = self.shared.sys;
+        match flags.dont_wait || sys.is_nonblocking(self.fd()) {
+            true => Patience::Asks,
+            false => Patience::Sleeps(sys.send_timeout(self.fd())),
+        }
     }
 
     fn cancel_if_drained(&self) {
@@ -414,6 +447,15 @@ impl Source<'_> {
     }
 }
 
+/// What a call does when there is no room.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// It asks the kernel, which refuses and owes an event.
+    Asks,
+    /// It sleeps, for as long as `SO_SNDTIMEO` says.
+    Sleeps(Option<Duration>),
+}
+
 /// Raises `SIGPIPE` for a broken pipe, unless the call said not to (TX-38).
 pub(super) fn signalled<T>(flags: SendFlags, result: Result<T>) -> Result<T> {
     if matches!(result, Err(Error::BrokenPipe)) && !flags.no_signal {
@@ -424,6 +466,9 @@ pub(super) fn signalled<T>(flags: SendFlags, result: Result<T>) -> Result<T> {
 
 /// Sealed bytes at which a streaming caller transmits by itself.
 const BATCH: usize = 256 * 1024;
+
+/// From this many bytes on, sealing takes so long that it would be mistaken for a pause.
+const TIMED: usize = 8192;
 
 /// Shorter records are sealed in the caller: handing one over costs more than sealing it.
 const HAND_OFF_MIN: usize = 4096;

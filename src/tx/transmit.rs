@@ -68,7 +68,12 @@ impl Connection {
             match outcome {
                 // Everything in front of the record that could not be sealed has gone out.
                 Outcome::Drained(Head::Failed) => self.fail(Errno::BADMSG),
-                Outcome::Drained(_) => self.unset(BLOCKED),
+                Outcome::Drained(_) => {
+                    if self.is(BLOCKED) {
+                        self.unset(BLOCKED);
+                        self.room.signal();
+                    }
+                }
                 Outcome::Refused | Outcome::Interrupted => {
                     self.set(BLOCKED);
                 }
@@ -282,7 +287,12 @@ impl Connection {
         STATS.tx_wire_bytes.add(moved.wire);
         // Release: pairs with the Acquire in `pending`: the records are gone, their pages unused.
         self.handed.fetch_add(moved.plain, Ordering::Release);
-        self.queued.fetch_sub(moved.wire, Ordering::AcqRel);
+        let before = self.queued.fetch_sub(moved.wire, Ordering::AcqRel);
+        // Once per half a queue, not once per record: each wake-up is two switches of context.
+        let low = self.settings.queue_max as u64 / 2;
+        if before >= low && before - moved.wire < low {
+            self.room.signal();
+        }
         if moved.records > 0 {
             self.records_sent.fetch_add(moved.records, Ordering::Relaxed);
             STATS.tx_records.add(moved.records);

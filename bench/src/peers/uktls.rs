@@ -64,8 +64,7 @@ impl Sender for Uktls {
     }
 
     fn flush(&mut self) -> Result<()> {
-        // SAFETY: takes no pointer.
-        let done = unsafe { uktls_flush(self.socket.as_raw_fd(), FLUSH_MS) };
+        let done = uktls_flush(self.socket.as_raw_fd(), FLUSH_MS);
         ensure!(done == 0, "uktls_flush: {}", Error::last_os_error());
         Ok(())
     }
@@ -77,27 +76,29 @@ impl Sender for Uktls {
 
 impl Drop for Uktls {
     fn drop(&mut self) {
-        // SAFETY: the descriptor is ours, and the socket that owns it is never dropped, so it is closed once.
-        unsafe { uktls_close(self.socket.as_raw_fd()) };
+        // The socket that owns the descriptor is never dropped, so it is closed once.
+        uktls_close(self.socket.as_raw_fd());
     }
 }
 
-/// The counters of this process by name.
+/// The counters of this process by name, those that only go up.
 pub fn counters() -> Result<Vec<(&'static str, u64)>> {
-    macro_rules! counters {
-        ($($name:ident)*) => {{
-            let mut stats = uktls_stats { size: size_of::<uktls_stats>(), $($name: 0),* };
+    macro_rules! stats {
+        ($($counter:ident)* ; $($other:ident)*) => {{
+            let size = size_of::<uktls_stats>();
+            let mut stats = uktls_stats { size, $($counter: 0,)* $($other: 0),* };
             // SAFETY: `stats` is writable for the size that it begins with.
             let done = unsafe { uktls_get_stats(&raw mut stats) };
             ensure!(done == 0, "uktls_get_stats: {}", Error::last_os_error());
-            Ok(vec![$((stringify!($name), stats.$name)),*])
+            Ok(vec![$((stringify!($counter), stats.$counter)),*])
         }};
     }
-    counters! {
-        tls_curr_tx_sw tls_curr_rx_sw tls_tx_sw tls_rx_sw tls_decrypt_error tls_tx_rekey_ok tls_tx_rekey_error
-        tx_records tx_bytes tx_wire_bytes deferred_scheduled deferred_cancelled records_from_caller
-        records_from_worker transmit_calls transmit_records_max queue_bytes_max queue_records_max sealed_inline
-        sealed_threads errors
+    stats! {
+        tls_tx_sw tls_tx_rekey_ok tls_tx_rekey_error tx_records tx_bytes tx_wire_bytes deferred_scheduled
+        deferred_cancelled records_from_caller records_from_worker transmit_calls sealed_inline sealed_threads
+        errors;
+        tls_curr_tx_sw tls_curr_rx_sw tls_rx_sw tls_decrypt_error transmit_records_max queue_bytes_max
+        queue_records_max
     }
 }
 
