@@ -4,8 +4,8 @@
  *     ./https-server --cert cert.pem --key key.pem --dir /srv/www --port 8443
  *
  * One thread, one epoll, non-blocking sockets, HTTP/1.1 GET and HEAD with keep-alive and Range.
- * What concerns uktls is in connection_new(), send_head(), send_body() and connection_free();
- * the rest is what any server has.
+ * What concerns uktls is in connection_new(), send_head(), send_body(), send_close_notify() and
+ * connection_free(); the rest is what any server has.
  *
  * SIGUSR1 prints the counters as one line of JSON; SIGTERM and SIGINT end the server.
  */
@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,12 +31,13 @@
 
 #include <openssl/err.h>
 
+#include "http.h"
 #include "uktls_openssl.h"
 
 enum {
     REQUEST_MAX = 8192,
     HEAD_MAX = 512,
-    IDLE_SECONDS = 60,         /* without one byte taken or sent */
+    IDLE_SECONDS = 60,         /* without a request, or a byte of the answer taken */
     TURN_BYTES = 1024 * 1024,  /* sent for one connection before the others get their turn; whole records */
     RECORD_BYTES = 16384
 };
@@ -82,13 +82,7 @@ static struct {
 
 static void die(const char *what)
 {
-    fprintf(stderr, "https-server: %s: %s\n", what, strerror(errno));
-    exit(1);
-}
-
-static void die_ssl(const char *what)
-{
-    fprintf(stderr, "https-server: %s\n", what);
+    fprintf(stderr, "https-server: %s%s%s\n", what, errno ? ": " : "", errno ? strerror(errno) : "");
     ERR_print_errors_fp(stderr);
     exit(1);
 }
@@ -169,6 +163,11 @@ static void connection_free(struct connection *c)
     free(c);
 }
 
+static void got_on(struct connection *c)
+{
+    c->deadline = seconds() + IDLE_SECONDS;
+}
+
 static bool sealed_by_uktls(const struct connection *c)
 {
     return c->bio != NULL && uktls_bio_active(c->bio);
@@ -215,120 +214,6 @@ static void answer_error(struct connection *c, const char *status, const char *m
     answer(c, status, more, n, with_body ? body : "");
 }
 
-/* The value of a header, up to its CR, or NULL. `head` ends behind the last header's CRLF. */
-static const char *header(const char *head, const char *name)
-{
-    size_t len = strlen(name);
-    const char *line;
-
-    for (line = strstr(head, "\r\n"); line != NULL && line[2] != '\0'; line = strstr(line, "\r\n")) {
-        line += 2;
-        if (strncasecmp(line, name, len) == 0 && line[len] == ':') {
-            line += len + 1;
-            return line + strspn(line, " \t");
-        }
-    }
-    return NULL;
-}
-
-static bool value_is(const char *value, const char *wanted)
-{
-    size_t len = strlen(wanted);
-
-    return value != NULL && strncasecmp(value, wanted, len) == 0 && strspn(value + len, " \t\r") > 0;
-}
-
-/* Undoes %XX in place and cuts the query off. False if the path is not one. */
-static bool decode_path(char *path)
-{
-    char *out = path;
-
-    if (*path != '/')
-        return false;
-    path[strcspn(path, "?#")] = '\0';
-    for (; *path != '\0'; path++) {
-        char hex[3];
-
-        *out = *path;
-        if (*path == '%') {
-            if (strspn(path + 1, "0123456789abcdefABCDEF") < 2)
-                return false;
-            hex[0] = *++path;
-            hex[1] = *++path;
-            hex[2] = '\0';
-            *out = (char)strtol(hex, NULL, 16);
-            if (*out == '\0')
-                return false;
-        }
-        out++;
-    }
-    *out = '\0';
-    return true;
-}
-
-/* Opens a regular file below the root, or returns -1. Goes down name by name and follows no symbolic link,
- * so nothing outside the root can be reached, whatever others rename meanwhile. */
-static int open_below_root(char *path, struct stat *status)
-{
-    int flags = O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
-    int dir = server.root, fd = -1;
-    char *save = NULL, *name = strtok_r(path, "/", &save), *following;
-
-    if (name == NULL)
-        name = "index.html";
-    for (; name != NULL; name = following) {
-        following = strtok_r(NULL, "/", &save);
-        fd = -1;
-        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0)
-            fd = openat(dir, name, flags | (following != NULL ? O_DIRECTORY : 0));
-        if (dir != server.root)
-            close(dir);
-        if (fd < 0)
-            return -1;
-        dir = fd;
-    }
-    if (fstat(fd, status) == 0 && S_ISREG(status->st_mode))
-        return fd;
-    close(fd);
-    return -1;
-}
-
-/* 0: serve the whole file; 1: *first to *last; -1: none of the file is in the range. */
-static int parse_range(const char *value, off_t size, off_t *first, off_t *last)
-{
-    const char *digits = "0123456789";
-    size_t before, after;
-    const char *dash;
-
-    if (value == NULL || strncasecmp(value, "bytes=", 6) != 0)
-        return 0;
-    value += 6;
-    before = strspn(value, digits);
-    dash = value + before;
-    if (*dash != '-' || before > 18)
-        return 0;
-    after = strspn(dash + 1, digits);
-    /* Several ranges would need a multipart answer; a server may ignore them. */
-    if (dash[1 + after] != '\r' || after > 18 || before + after == 0)
-        return 0;
-
-    *first = (off_t)strtoll(value, NULL, 10);
-    *last = after ? (off_t)strtoll(dash + 1, NULL, 10) : size - 1;
-    if (before == 0) {
-        if (*last == 0 || size == 0)
-            return -1;
-        *first = *last < size ? size - *last : 0;
-        *last = size - 1;
-    } else if (after && *last < *first) {
-        return 0;
-    }
-    if (*first >= size)
-        return -1;
-    if (*last >= size)
-        *last = size - 1;
-    return 1;
-}
-
 /* Answers the request whose head is in `text`; ends in state HEAD. */
 static void handle_request(struct connection *c, char *text)
 {
@@ -340,6 +225,7 @@ static void handle_request(struct connection *c, char *text)
     int range;
 
     server.requests++;
+    got_on(c);
     c->keep_alive = false;
     lines = strstr(text, "\r\n");
     target = strchr(text, ' ');
@@ -354,23 +240,23 @@ static void handle_request(struct connection *c, char *text)
         answer_error(c, "405 Method Not Allowed", "Allow: GET, HEAD\r\n", true);
         return;
     }
-    value = header(lines, "Content-Length");
-    if (header(lines, "Transfer-Encoding") != NULL || (value != NULL && !value_is(value, "0"))) {
+    value = http_header(lines, "Content-Length");
+    if (http_header(lines, "Transfer-Encoding") != NULL || (value != NULL && !http_value_is(value, "0"))) {
         answer_error(c, "413 Content Too Large", "", get);
         return;
     }
-    value = header(lines, "Connection");
+    value = http_header(lines, "Connection");
     if (version[8] == '0')
-        c->keep_alive = value_is(value, "keep-alive");
+        c->keep_alive = http_value_is(value, "keep-alive");
     else
-        c->keep_alive = !value_is(value, "close");
+        c->keep_alive = !http_value_is(value, "close");
 
     *version = '\0';
-    if (!decode_path(target + 1)) {
+    if (!http_decode_path(target + 1)) {
         answer_error(c, "400 Bad Request", "", get);
         return;
     }
-    c->file = open_below_root(target + 1, &status);
+    c->file = http_open_below(server.root, target + 1, &status);
     if (c->file < 0) {
         answer_error(c, "404 Not Found", "", get);
         return;
@@ -378,8 +264,8 @@ static void handle_request(struct connection *c, char *text)
     c->offset = 0;
     c->end = status.st_size;
     /* Without a validator of ours, If-Range cannot match: the whole file. */
-    range = get && header(lines, "If-Range") == NULL
-        ? parse_range(header(lines, "Range"), status.st_size, &first, &last) : 0;
+    range = get && http_header(lines, "If-Range") == NULL
+        ? http_parse_range(http_header(lines, "Range"), status.st_size, &first, &last) : 0;
     if (range < 0) {
         snprintf(more, sizeof(more), "Content-Range: bytes */%jd\r\n", (intmax_t)status.st_size);
         answer_error(c, "416 Range Not Satisfiable", more, true);
@@ -495,6 +381,7 @@ static enum next send_body(struct connection *c)
         if (n == 0) /* The file has become shorter than what was announced. */
             return FINISHED;
         budget -= (size_t)n;
+        got_on(c);
     }
     if (c->file >= 0)
         close(c->file);
@@ -514,6 +401,7 @@ static enum next send_close_notify(struct connection *c)
     if ((sealed_by_uktls(c) ? tls_shutdown(c->fd, SHUT_WR) : shutdown(c->fd, SHUT_WR)) < 0)
         return FINISHED;
     c->state = DRAIN;
+    got_on(c);
     return AGAIN;
 }
 
@@ -522,9 +410,8 @@ static enum next drain(struct connection *c)
     char sink[4096];
     ssize_t n = recv(c->fd, sink, sizeof(sink), 0);
 
-    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-        return WANT_READ;
-    return n > 0 || (n < 0 && errno == EINTR) ? AGAIN : FINISHED;
+    /* One read in a turn: the peer may send without end, until its time is over. */
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR)) ? WANT_READ : FINISHED;
 }
 
 static enum next handshake(struct connection *c)
@@ -534,6 +421,7 @@ static enum next handshake(struct connection *c)
     if (result <= 0)
         return after_ssl(c, result);
     c->state = REQUEST;
+    got_on(c);
     return AGAIN;
 }
 
@@ -543,8 +431,6 @@ static void connection_run(struct connection *c)
         handshake, read_request, send_head, send_body, send_close_notify, drain
     };
     struct epoll_event event;
-    off_t before = c->offset;
-    enum state state = c->state;
     enum next next;
 
     do {
@@ -555,9 +441,6 @@ static void connection_run(struct connection *c)
         connection_free(c);
         return;
     }
-    if (c->offset != before || c->state != state)
-        c->deadline = seconds() + IDLE_SECONDS;
-
     event.events = next == WANT_READ ? EPOLLIN : EPOLLOUT;
     event.data.ptr = c;
     if (event.events != c->events && epoll_ctl(server.epoll, EPOLL_CTL_MOD, c->fd, &event) == 0)
@@ -581,28 +464,16 @@ static void print_stats(void)
     COUNTER(tx_records);
     COUNTER(tx_bytes);
     COUNTER(tx_wire_bytes);
-    COUNTER(deferred_scheduled);
-    COUNTER(deferred_cancelled);
     COUNTER(records_from_caller);
     COUNTER(records_from_worker);
     COUNTER(transmit_calls);
     COUNTER(transmit_records_max);
-    COUNTER(queue_bytes_max);
-    COUNTER(queue_records_max);
     COUNTER(sealed_inline);
     COUNTER(sealed_threads);
     COUNTER(errors);
 #undef COUNTER
     printf("}\n");
     fflush(stdout);
-}
-
-static void accept_all(void)
-{
-    int fd;
-
-    while ((fd = accept4(server.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
-        connection_new(fd);
 }
 
 static void close_idle(void)
@@ -633,7 +504,7 @@ static void serve(void)
 {
     struct epoll_event events[64];
     time_t swept = seconds();
-    int i, n;
+    int i, n, fd;
 
     for (;;) {
         n = epoll_wait(server.epoll, events, 64, 1000);
@@ -642,7 +513,8 @@ static void serve(void)
         /* Each connection is in `events` once at most, so freeing one leaves the others valid. */
         for (i = 0; i < n; i++) {
             if (events[i].data.ptr == &server.listener)
-                accept_all();
+                while ((fd = accept4(server.listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+                    connection_new(fd);
             else if (events[i].data.ptr != &server.signals)
                 connection_run(events[i].data.ptr);
             else if (!take_signal())
@@ -718,7 +590,7 @@ int main(int argc, char **argv)
 
     server.ctx = SSL_CTX_new(TLS_server_method());
     if (server.ctx == NULL)
-        die_ssl("SSL_CTX_new");
+        die("SSL_CTX_new");
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (option) {
         case 'c': cert = optarg; break;
@@ -730,7 +602,7 @@ int main(int argc, char **argv)
         case 'C':
             if (!(strncmp(optarg, "TLS_", 4) == 0 ? SSL_CTX_set_ciphersuites(server.ctx, optarg)
                                                   : SSL_CTX_set_cipher_list(server.ctx, optarg)))
-                die_ssl(optarg);
+                die(optarg);
             break;
         case 'w': server.ssl_write = true; break;
         case 's': stats = true; break;
@@ -748,7 +620,7 @@ int main(int argc, char **argv)
                                      | SSL_MODE_RELEASE_BUFFERS);
     if (SSL_CTX_use_certificate_chain_file(server.ctx, cert) != 1
         || SSL_CTX_use_PrivateKey_file(server.ctx, key, SSL_FILETYPE_PEM) != 1)
-        die_ssl("certificate or key");
+        die("certificate or key");
 
     server.root = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (server.root < 0)

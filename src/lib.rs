@@ -8,6 +8,9 @@
 //! The C interface ([`capi`], `include/uktls.h`) is the public one; the rooms below it are public
 //! for the benchmarks and tests of this workspace. `docs/architecture.md` is the map.
 
+// Under loom only the models are built, and what only the C interface uses is not.
+#![cfg_attr(loom, allow(dead_code))]
+
 #[cfg(panic = "abort")]
 compile_error!("uktls lives in other people's processes: build it with panic = \"unwind\"");
 

@@ -19,6 +19,12 @@ impl Pages {
         Pages { start, len }
     }
 
+    /// Borrows bytes that stay for the rest of the process.
+    #[must_use]
+    pub fn lent_for_ever(bytes: &'static [u8]) -> Pages {
+        Pages { start: bytes.as_ptr(), len: bytes.len() }
+    }
+
     /// Cuts off the first `len` bytes (at most all).
     #[must_use]
     pub fn split_to(&mut self, len: usize) -> Pages {

@@ -216,7 +216,7 @@ mod tests {
 }
 
 #[cfg(all(test, loom))]
-mod models {
+mod loom_models {
     use super::*;
     use crate::sync::Arc;
 
@@ -243,6 +243,43 @@ mod models {
             }
             assert_eq!(list.take(&mut out, |_| true), Head::Empty);
             assert_eq!(out, [0, 1]);
+        });
+    }
+
+    /// The hand-over between transmitters (`Connection::transmit`): who finds the writer busy leaves
+    /// at once, and its record still goes out, because the holder looks again after letting go.
+    #[test]
+    fn no_record_is_stranded_between_two_transmitters() {
+        loom::model(|| {
+            let list = Arc::new(ReadyList::new());
+            let writer = Arc::new(Mutex::new(VecDeque::new()));
+            let (a, b) = (list.reserve(), list.reserve());
+            let transmit = |list: &ReadyList<u32>, writer: &Mutex<VecDeque<u32>>| {
+                loop {
+                    let Ok(mut sent) = writer.try_lock() else {
+                        return;
+                    };
+                    list.take(&mut sent, |_| true);
+                    drop(sent);
+                    if list.head() != Head::Ready {
+                        return;
+                    }
+                }
+            };
+            let threads: Vec<_> = [(b, 1u32), (a, 0u32)]
+                .into_iter()
+                .map(|(ticket, value)| {
+                    let (list, writer) = (Arc::clone(&list), Arc::clone(&writer));
+                    loom::thread::spawn(move || {
+                        list.complete(ticket, Some(value));
+                        transmit(&list, &writer);
+                    })
+                })
+                .collect();
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert_eq!(*lock(&writer), [0, 1]);
         });
     }
 }

@@ -16,6 +16,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 
 #include <openssl/err.h>
 
@@ -53,7 +54,7 @@ static void tcp_pair(int fds[2])
 {
     struct sockaddr_in address;
     socklen_t len = sizeof(address);
-    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
 
     memset(&address, 0, sizeof(address));
     address.sin_family = AF_INET;
@@ -67,6 +68,8 @@ static void tcp_pair(int fds[2])
     close(listener);
     fcntl(fds[0], F_SETFL, O_NONBLOCK);
     fcntl(fds[1], F_SETFL, O_NONBLOCK);
+    setsockopt(fds[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    setsockopt(fds[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
 static void attach(struct end *end, SSL_CTX *ctx, int fd, bool uktls)

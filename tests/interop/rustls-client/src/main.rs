@@ -17,7 +17,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 fn config(ca: &str, version: &str, suite: &str) -> Result<ClientConfig, Box<dyn Error>> {
     let mut provider = aws_lc_rs::default_provider();
-    provider.cipher_suites.retain(|s| format!("{:?}", s.suite()) == suite);
+    provider
+        .cipher_suites
+        .retain(|s| format!("{:?}", s.suite()) == suite);
     if provider.cipher_suites.is_empty() {
         return Err(format!("rustls has no cipher suite {suite}").into());
     }
@@ -40,7 +42,10 @@ fn fetch(address: &str, path: &str, config: ClientConfig) -> Result<(), Box<dyn 
     let name = ServerName::try_from("localhost")?;
     let connection = ClientConnection::new(Arc::new(config), name)?;
     let mut stream = StreamOwned::new(connection, TcpStream::connect(address)?);
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
 
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
