@@ -82,7 +82,9 @@ impl Waker for TestWorker {
         if self.0.0.lock().unwrap().blocking {
             let (sys, connection) = (self.0, Arc::clone(connection));
             std::thread::spawn(move || {
-                sys.0.lock().unwrap().room += 5000;
+                let mut socket = sys.0.lock().unwrap();
+                socket.room = socket.room.saturating_add(5000);
+                drop(socket);
                 connection.room();
             });
         }
