@@ -344,9 +344,9 @@ ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
  * `off_in` and `off_out` are not followed.
  */
 ptrdiff_t tls_splice(int fd_in,
-                     off64_t *off_in,
+                     off_t *off_in,
                      int fd_out,
-                     off64_t *off_out,
+                     off_t *off_out,
                      size_t len,
                      unsigned int flags);
 

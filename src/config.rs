@@ -75,22 +75,40 @@ impl Config {
             if let Some(value) = lookup(name).filter(|value| !value.is_empty())
                 && apply(&value).is_none()
             {
-                complaints.push(format!("uktls: {name}: cannot use \"{value}\", using the default"));
+                complaints.push(format!(
+                    "uktls: {name}: cannot use \"{value}\", using the default"
+                ));
             }
         };
-        set("UKTLS_MODE", &mut |v| v.parse().ok().map(|v| config.mode = v));
-        set("UKTLS_ENGINE", &mut |v| v.parse().ok().map(|v| config.engine = v));
-        set("UKTLS_AEAD", &mut |v| v.parse().ok().map(|v| config.aead = v));
+        set("UKTLS_MODE", &mut |v| {
+            v.parse().ok().map(|v| config.mode = v)
+        });
+        set("UKTLS_ENGINE", &mut |v| {
+            v.parse().ok().map(|v| config.engine = v)
+        });
+        set("UKTLS_AEAD", &mut |v| {
+            v.parse().ok().map(|v| config.aead = v)
+        });
         set("UKTLS_THREADS", &mut |v| {
-            v.parse().ok().filter(|n| (1..=1024).contains(n)).map(|v| config.threads = Some(v))
+            v.parse()
+                .ok()
+                .filter(|n| (1..=1024).contains(n))
+                .map(|v| config.threads = Some(v))
         });
         set("UKTLS_TX_QUEUE", &mut |v| {
-            v.parse().ok().filter(|n| *n >= TX_QUEUE_MIN).map(|v| config.tx_queue = v)
+            v.parse()
+                .ok()
+                .filter(|n| *n >= TX_QUEUE_MIN)
+                .map(|v| config.tx_queue = v)
         });
         set("UKTLS_LINGER_MS", &mut |v| {
-            v.parse().ok().map(|v| config.linger = Duration::from_millis(v))
+            v.parse()
+                .ok()
+                .map(|v| config.linger = Duration::from_millis(v))
         });
-        set("UKTLS_LOG", &mut |v| v.parse().ok().map(|v| config.log = Some(v)));
+        set("UKTLS_LOG", &mut |v| {
+            v.parse().ok().map(|v| config.log = Some(v))
+        });
         set("UKTLS_STATS_FILE", &mut |v| {
             config.stats_file = Some(PathBuf::from(v));
             Some(())
@@ -131,7 +149,10 @@ impl FromStr for LogTarget {
             Some(_) => return Err(()),
             None => (text, None),
         };
-        Ok(LogTarget { level: level.parse().map_err(|_| ())?, file })
+        Ok(LogTarget {
+            level: level.parse().map_err(|_| ())?,
+            file,
+        })
     }
 }
 
@@ -150,9 +171,15 @@ mod tests {
     fn values_are_taken() {
         assert_eq!(parse("UKTLS_ENGINE", "threads").0.engine, Kind::Threads);
         assert_eq!(parse("UKTLS_THREADS", "3").0.threads, Some(3));
-        assert_eq!(parse("UKTLS_LINGER_MS", "250").0.linger, Duration::from_millis(250));
+        assert_eq!(
+            parse("UKTLS_LINGER_MS", "250").0.linger,
+            Duration::from_millis(250)
+        );
         let log = parse("UKTLS_LOG", "debug:/tmp/x").0.log.unwrap();
-        assert_eq!((log.level, log.file), (log::LevelFilter::Debug, Some("/tmp/x".into())));
+        assert_eq!(
+            (log.level, log.file),
+            (log::LevelFilter::Debug, Some("/tmp/x".into()))
+        );
     }
 
     #[test]

@@ -134,9 +134,16 @@ mod tests {
             (0x0303, 51, 4),
         ] {
             let parsed = CryptoInfo::parse(&info(version, cipher, len));
-            assert_eq!(parsed.map(|_| ()), Err(Error::Invalid), "{version:x} {cipher} {len}");
+            assert_eq!(
+                parsed.map(|_| ()),
+                Err(Error::Invalid),
+                "{version:x} {cipher} {len}"
+            );
         }
-        assert_eq!(CryptoInfo::parse(&[3, 3, 51]).map(|_| ()), Err(Error::Invalid));
+        assert_eq!(
+            CryptoInfo::parse(&[3, 3, 51]).map(|_| ()),
+            Err(Error::Invalid)
+        );
     }
 
     /// Section 2.1, CI-12, CI-13: every struct survives the way in and out, and only what counts
@@ -144,7 +151,10 @@ mod tests {
     #[test]
     fn round_trip_with_counters() {
         for version in [Version::Tls12, Version::Tls13] {
-            for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.is_in(version)) {
+            for cipher in Cipher::ALL
+                .into_iter()
+                .filter(|cipher| cipher.is_in(version))
+            {
                 let bytes = info(version.code(), cipher.id(), expected_len(cipher));
                 let keys = CryptoInfo::parse(&bytes).unwrap();
                 let mut numbers = keys.numbers();

@@ -27,7 +27,10 @@ pub(crate) fn install() {
 }
 
 type Held = (
-    (MutexGuard<'static, ()>, MutexGuard<'static, Vec<Arc<Connection>>>),
+    (
+        MutexGuard<'static, ()>,
+        MutexGuard<'static, Vec<Arc<Connection>>>,
+    ),
     MutexGuard<'static, Vec<Box<[u8]>>>,
     secret::Held,
 );

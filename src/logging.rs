@@ -15,9 +15,14 @@ pub(crate) fn start(target: Option<&LogTarget>) {
         return;
     };
     let file = target.file.as_ref().and_then(|path| {
-        File::options().append(true).create(true).open(path).map_err(|error| {
-            eprintln!("uktls: UKTLS_LOG: {}: {error}", path.display());
-        }).ok()
+        File::options()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(|error| {
+                eprintln!("uktls: UKTLS_LOG: {}: {error}", path.display());
+            })
+            .ok()
     });
     *SINK.0.lock().unwrap_or_else(PoisonError::into_inner) = file;
     static ONCE: Once = Once::new();
@@ -43,8 +48,12 @@ impl Log for Sink {
             return;
         }
         // One write a line, so that the lines of several processes do not mix.
-        let line =
-            format!("uktls[{}] {}: {}\n", std::process::id(), record.level(), record.args());
+        let line = format!(
+            "uktls[{}] {}: {}\n",
+            std::process::id(),
+            record.level(),
+            record.args()
+        );
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A full disk loses log lines, not the program.
         let _ = match file.as_mut() {

@@ -88,7 +88,10 @@ impl Layout {
             Version::Tls12 => TAG_LEN,
             Version::Tls13 => 1 + TAG_LEN,
         };
-        Layout { prefix_len, suffix_len }
+        Layout {
+            prefix_len,
+            suffix_len,
+        }
     }
 
     /// Bytes of a record that are not plaintext.
@@ -117,7 +120,12 @@ impl RecordNumbers {
     /// Numbers that start here. They may differ (REC-4).
     #[must_use]
     pub fn new(rec_seq: u64, nonce_explicit: u64) -> RecordNumbers {
-        RecordNumbers { next: RecordNumber { rec_seq, nonce_explicit } }
+        RecordNumbers {
+            next: RecordNumber {
+                rec_seq,
+                nonce_explicit,
+            },
+        }
     }
 
     /// The number of the next record.
@@ -227,11 +235,16 @@ pub fn parse_header(
     if (major, minor) != (0x03, 0x03) {
         return Err(BadHeader::BadVersion);
     }
-    Ok(Header { content_type, fragment_len })
+    Ok(Header {
+        content_type,
+        fragment_len,
+    })
 }
 
 fn wire_len(len: usize) -> [u8; 2] {
-    u16::try_from(len).expect("a fragment is at most 2^14 + 2048 bytes long").to_be_bytes()
+    u16::try_from(len)
+        .expect("a fragment is at most 2^14 + 2048 bytes long")
+        .to_be_bytes()
 }
 
 #[cfg(test)]
@@ -242,9 +255,15 @@ mod tests {
     #[test]
     fn numbers_end_and_never_wrap() {
         let mut numbers = RecordNumbers::new(u64::MAX - 2, u64::MAX);
-        let first = RecordNumber { rec_seq: u64::MAX - 2, nonce_explicit: u64::MAX };
+        let first = RecordNumber {
+            rec_seq: u64::MAX - 2,
+            nonce_explicit: u64::MAX,
+        };
         assert_eq!(numbers.reserve(), Some(first));
-        let second = RecordNumber { rec_seq: u64::MAX - 1, nonce_explicit: 0 };
+        let second = RecordNumber {
+            rec_seq: u64::MAX - 1,
+            nonce_explicit: 0,
+        };
         assert_eq!(numbers.reserve(), Some(second));
         for _ in 0..3 {
             assert_eq!(numbers.reserve(), None);
@@ -257,10 +276,16 @@ mod tests {
     fn wire_forms() {
         assert_eq!(header(Version::Tls12, 21, 26), [21, 3, 3, 0, 26]);
         assert_eq!(header(Version::Tls13, 21, 19), [23, 3, 3, 0, 19]);
-        assert_eq!(aad_tls12(1, 22, 0x1234), [0, 0, 0, 0, 0, 0, 0, 1, 22, 3, 3, 0x12, 0x34]);
+        assert_eq!(
+            aad_tls12(1, 22, 0x1234),
+            [0, 0, 0, 0, 0, 0, 0, 1, 22, 3, 3, 0x12, 0x34]
+        );
         assert_eq!(aad_tls13(17), [23, 3, 3, 0, 17]);
         let nonce = nonce_from_sequence(&[0xff; 12], 0x0102);
-        assert_eq!(nonce, [255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0xfe, 0xfd]);
+        assert_eq!(
+            nonce,
+            [255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0xfe, 0xfd]
+        );
         let nonce = nonce_from_explicit([1, 2, 3, 4], [9; 8]);
         assert_eq!(nonce, [1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9]);
     }
@@ -279,8 +304,20 @@ mod tests {
                 let [high, low] = (len as u16).to_be_bytes();
                 parse_header([99, major, 3, high, low], version, form)
             };
-            assert_eq!(parse(3, longest), Ok(Header { content_type: 99, fragment_len: longest }));
-            assert_eq!(parse(3, shortest), Ok(Header { content_type: 99, fragment_len: shortest }));
+            assert_eq!(
+                parse(3, longest),
+                Ok(Header {
+                    content_type: 99,
+                    fragment_len: longest
+                })
+            );
+            assert_eq!(
+                parse(3, shortest),
+                Ok(Header {
+                    content_type: 99,
+                    fragment_len: shortest
+                })
+            );
             assert_eq!(parse(3, longest + 1), Err(TooLong));
             assert_eq!(parse(2, longest + 1), Err(TooLong));
             assert_eq!(parse(3, shortest - 1), Err(TooShort));

@@ -65,7 +65,9 @@ pub struct Found(Guard<Option<Arc<Entry>>>);
 impl core::ops::Deref for Found {
     type Target = Entry;
     fn deref(&self) -> &Entry {
-        self.0.as_deref().expect("`entry` returns none but full guards")
+        self.0
+            .as_deref()
+            .expect("`entry` returns none but full guards")
     }
 }
 
@@ -99,7 +101,11 @@ pub fn tx_init(fd: RawFd, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<
     };
     let connection = Connection::new(process.shared.clone(), settings, fd, keys)?;
     let identity = fork_guard::identity(fd);
-    let entry = Entry { connection, epoch: fork_guard::epoch(), identity };
+    let entry = Entry {
+        connection,
+        epoch: fork_guard::epoch(),
+        identity,
+    };
     let slot = slot_or_new(fd).ok_or(Error::Os(Errno::MFILE))?;
     let _attach = attach_lock();
     slot.store(Some(Arc::new(entry)));
@@ -182,7 +188,10 @@ pub(crate) fn reset_in_child() {
 }
 
 /// Keeps the table from changing while the process forks.
-pub(crate) fn hold() -> (MutexGuard<'static, ()>, MutexGuard<'static, Vec<Arc<Connection>>>) {
+pub(crate) fn hold() -> (
+    MutexGuard<'static, ()>,
+    MutexGuard<'static, Vec<Arc<Connection>>>,
+) {
     (attach_lock(), lingering())
 }
 
@@ -200,9 +209,10 @@ fn process() -> Result<Arc<Process>> {
     if let Some(process) = PROCESS.load_full() {
         return Ok(process);
     }
-    crate::fork::install();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = config().threads.unwrap_or_else(|| cores.saturating_sub(1).max(1));
+    let threads = config()
+        .threads
+        .unwrap_or_else(|| cores.saturating_sub(1).max(1));
     let worker = Worker::new().map_err(Error::from)?;
     let shared = Shared {
         sys: &Linux,
@@ -280,13 +290,19 @@ fn attach_lock() -> MutexGuard<'static, ()> {
 
 fn slot(fd: RawFd) -> Option<&'static Slot> {
     let fd = usize::try_from(fd).ok()?;
-    CHUNKS.get(fd / CHUNK)?.get().map(|chunk| &chunk[fd % CHUNK])
+    CHUNKS
+        .get(fd / CHUNK)?
+        .get()
+        .map(|chunk| &chunk[fd % CHUNK])
 }
 
 fn slot_or_new(fd: RawFd) -> Option<&'static Slot> {
     let fd = usize::try_from(fd).ok()?;
     let chunk = CHUNKS.get(fd / CHUNK)?.get_or_init(|| {
-        (0..CHUNK).map(|_| Slot::const_empty()).collect::<Vec<_>>().into_boxed_slice()
+        (0..CHUNK)
+            .map(|_| Slot::const_empty())
+            .collect::<Vec<_>>()
+            .into_boxed_slice()
     });
     Some(&chunk[fd % CHUNK])
 }

@@ -85,8 +85,7 @@ impl Event {
             tv_nsec: i64::from(t.subsec_nanos()),
         });
         self.sleepers.fetch_add(1, SeqCst);
-        let result =
-            futex::wait(&self.count, futex::Flags::PRIVATE, ticket, timeout.as_ref());
+        let result = futex::wait(&self.count, futex::Flags::PRIVATE, ticket, timeout.as_ref());
         self.sleepers.fetch_sub(1, SeqCst);
         match result {
             Err(Errno::TIMEDOUT) => Woken::TimedOut,

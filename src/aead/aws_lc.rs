@@ -31,7 +31,14 @@ pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
     // SAFETY: `place` is room for a context, aligned for it (an EVP_AEAD_CTX needs 16), and stays
     // where it is for its life; `key` is readable for its length.
     let done = unsafe {
-        EVP_AEAD_CTX_init(place, aead, key.as_ptr(), key.len(), TAG_LEN, core::ptr::null_mut())
+        EVP_AEAD_CTX_init(
+            place,
+            aead,
+            key.as_ptr(),
+            key.len(),
+            TAG_LEN,
+            core::ptr::null_mut(),
+        )
     };
     // A zeroed context is a valid argument of the cleanup in `drop`.
     (done == 1).then(|| Box::new(context) as Box<dyn Aead>)
@@ -149,5 +156,7 @@ impl Aead for Context {
 }
 
 fn check(done: c_int, complete: bool) -> Result<()> {
-    (done == 1 && complete).then_some(()).ok_or(Error::SealFailed)
+    (done == 1 && complete)
+        .then_some(())
+        .ok_or(Error::SealFailed)
 }

@@ -19,7 +19,10 @@ impl SecretKey {
     pub fn new(key: &[u8]) -> Option<SecretKey> {
         let mut bytes = [0; 32];
         bytes.get_mut(..key.len())?.copy_from_slice(key);
-        Some(SecretKey { bytes, len: u8::try_from(key.len()).ok()? })
+        Some(SecretKey {
+            bytes,
+            len: u8::try_from(key.len()).ok()?,
+        })
     }
 
     /// The key.

@@ -72,7 +72,11 @@ impl Keyed {
     }
 
     fn take(&self, seal: bool) -> Result<Context> {
-        let pooled = self.pool(seal).lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pooled = self
+            .pool(seal)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         match pooled {
             Some(context) => Ok(context),
             None => Context::new(self, seal),
@@ -80,7 +84,10 @@ impl Keyed {
     }
 
     fn give(&self, context: Context, seal: bool) {
-        self.pool(seal).lock().unwrap_or_else(PoisonError::into_inner).push(context);
+        self.pool(seal)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(context);
     }
 }
 
@@ -141,9 +148,7 @@ impl Context {
     fn finish(&self) -> Result<()> {
         let (mut nothing, mut written) = ([0; TAG_LEN], 0);
         // SAFETY: a live context; these ciphers write nothing here.
-        check(unsafe {
-            EVP_CipherFinal(self.0.as_ptr(), nothing.as_mut_ptr(), &raw mut written)
-        })
+        check(unsafe { EVP_CipherFinal(self.0.as_ptr(), nothing.as_mut_ptr(), &raw mut written) })
     }
 
     /// Seals the `len` bytes at `input` to `out` (the same memory or no overlap).
@@ -176,13 +181,19 @@ impl Context {
         sealed: &[u8],
         out: &mut [u8],
     ) -> Result<()> {
-        let (text, tag) = sealed.split_at_checked(out.len()).ok_or(Error::SealFailed)?;
+        let (text, tag) = sealed
+            .split_at_checked(out.len())
+            .ok_or(Error::SealFailed)?;
         if tag.len() != TAG_LEN {
             return Err(Error::SealFailed);
         }
         self.init(null(), null(), nonce.as_ptr(), false)?;
         // The library only reads the tag, though its interface takes a mutable pointer.
-        self.control(EVP_CTRL_AEAD_SET_TAG, TAG_LEN, tag.as_ptr().cast_mut().cast())?;
+        self.control(
+            EVP_CTRL_AEAD_SET_TAG,
+            TAG_LEN,
+            tag.as_ptr().cast_mut().cast(),
+        )?;
         if ccm {
             self.update(null_mut(), null(), text.len())?;
         }
@@ -219,7 +230,11 @@ impl Aead for Keyed {
             (plain.as_ptr(), text.as_mut_ptr(), plain.len()),
             (extra.as_ptr(), tail.as_mut_ptr(), extra.len()),
         ];
-        let pieces = if extra.is_empty() { &pieces[..1] } else { &pieces[..] };
+        let pieces = if extra.is_empty() {
+            &pieces[..1]
+        } else {
+            &pieces[..]
+        };
         let context = self.take(true)?;
         // A context that failed is not used again.
         context.seal(self.ccm, nonce, aad, pieces, tag)?;

@@ -33,7 +33,9 @@ where
     A: AeadInOut + AeadCore<NonceSize = U12, TagSize = U16> + KeyInit + KeySizeUser,
     A: Send + Sync + 'static,
 {
-    A::new_from_slice(key).ok().map(|aead| Box::new(Keyed(SecretBox::new(aead))) as Box<dyn Aead>)
+    A::new_from_slice(key)
+        .ok()
+        .map(|aead| Box::new(Keyed(SecretBox::new(aead))) as Box<dyn Aead>)
 }
 
 struct Keyed<A>(SecretBox<A>);
@@ -78,11 +80,15 @@ where
         sealed: &[u8],
         out: &mut [u8],
     ) -> Result<()> {
-        let (text, tag) = sealed.split_at_checked(out.len()).ok_or(Error::SealFailed)?;
+        let (text, tag) = sealed
+            .split_at_checked(out.len())
+            .ok_or(Error::SealFailed)?;
         out.copy_from_slice(text);
         let nonce: &Array<u8, U12> = nonce.into();
         let tag: &Array<u8, U16> = tag.try_into().map_err(|_| Error::SealFailed)?;
-        let opened = self.0.decrypt_inout_detached(nonce, aad, (&mut *out).into(), tag);
+        let opened = self
+            .0
+            .decrypt_inout_detached(nonce, aad, (&mut *out).into(), tag);
         opened.map_err(|_| {
             out.fill(0);
             Error::SealFailed

@@ -37,7 +37,15 @@ impl Direction {
         let iv = StaticIv::new(&salt, &keys.iv.bytes()[salt.len()..]).ok_or(Error::Invalid)?;
         let (version, cipher) = (keys.version, keys.cipher);
         let layout = Layout::new(version, form);
-        Ok(Direction { aead, iv, version, cipher, provider, form, layout })
+        Ok(Direction {
+            aead,
+            iv,
+            version,
+            cipher,
+            provider,
+            form,
+            layout,
+        })
     }
 
     fn nonce(&self, rec_seq: u64, explicit: [u8; NONCE_EXPLICIT_LEN]) -> [u8; NONCE_LEN] {
@@ -54,7 +62,9 @@ impl RecordSealer {
     /// # Errors
     /// [`Error::CipherMissing`] if none has the cipher.
     pub fn new(keys: &TrafficKeys, choice: Choice) -> Result<RecordSealer> {
-        Ok(RecordSealer { direction: Direction::new(keys, choice)? })
+        Ok(RecordSealer {
+            direction: Direction::new(keys, choice)?,
+        })
     }
 
     /// Implementation in use.
@@ -131,7 +141,10 @@ impl RecordSealer {
         record: &mut [u8],
     ) -> Result<()> {
         let d = &self.direction;
-        let plain_len = record.len().checked_sub(d.layout.overhead()).ok_or(Error::SealFailed)?;
+        let plain_len = record
+            .len()
+            .checked_sub(d.layout.overhead())
+            .ok_or(Error::SealFailed)?;
         let (prefix, sealed) = split(record, d.layout, plain_len)?;
         let nonce = self.write_prefix(prefix, number, content_type, sealed.len());
         match d.version {
@@ -172,7 +185,9 @@ impl RecordOpener {
     /// # Errors
     /// [`Error::CipherMissing`] if none has the cipher.
     pub fn new(keys: &TrafficKeys, choice: Choice) -> Result<RecordOpener> {
-        Ok(RecordOpener { direction: Direction::new(keys, choice)? })
+        Ok(RecordOpener {
+            direction: Direction::new(keys, choice)?,
+        })
     }
 
     /// Opens a whole wire record into `out`, which has room for the record. Returns the content
@@ -184,8 +199,9 @@ impl RecordOpener {
     /// [`Error::SealFailed`] (EBADMSG) if the record is not authentic or has no content type.
     pub fn open(&self, rec_seq: u64, record: &[u8], out: &mut [u8]) -> Result<(u8, usize)> {
         let d = &self.direction;
-        let (prefix, sealed) =
-            record.split_at_checked(d.layout.prefix_len).ok_or(Error::SealFailed)?;
+        let (prefix, sealed) = record
+            .split_at_checked(d.layout.prefix_len)
+            .ok_or(Error::SealFailed)?;
         let len = sealed.len().checked_sub(TAG_LEN).ok_or(Error::SealFailed)?;
         let out = out.get_mut(..len).ok_or(Error::Invalid)?;
         let (outer_type, explicit) = (prefix[0], &prefix[HEADER_LEN..]);
@@ -200,8 +216,12 @@ impl RecordOpener {
             }
             Version::Tls13 if outer_type != APPLICATION_DATA => Err(Error::SealFailed),
             Version::Tls13 => {
-                d.aead.open(&nonce, &record::aad_tls13(sealed.len()), sealed, out)?;
-                let end = out.iter().rposition(|byte| *byte != 0).ok_or(Error::SealFailed)?;
+                d.aead
+                    .open(&nonce, &record::aad_tls13(sealed.len()), sealed, out)?;
+                let end = out
+                    .iter()
+                    .rposition(|byte| *byte != 0)
+                    .ok_or(Error::SealFailed)?;
                 Ok((out[end], end))
             }
         }

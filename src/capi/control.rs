@@ -60,7 +60,10 @@ pub(super) fn record_type(control: &[u8]) -> Result<Option<u8>> {
 }
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
-    bytes.get(at..at + N).and_then(|b| b.try_into().ok()).ok_or(Error::Invalid)
+    bytes
+        .get(at..at + N)
+        .and_then(|b| b.try_into().ok())
+        .ok_or(Error::Invalid)
 }
 
 /// `sizeof(struct cmsghdr)`: length, level, type.
@@ -87,8 +90,15 @@ mod tests {
         assert_eq!(record_type(&[]), Ok(None));
         assert_eq!(record_type(&alert), Ok(Some(21)));
         assert_eq!(record_type(&alert[..17]), Ok(Some(21)));
-        assert_eq!(record_type(&[other.clone(), alert.clone()].concat()), Ok(Some(21)));
-        let twice = [alert.clone(), message(18, SOL_TLS, TLS_SET_RECORD_TYPE, &[22, 0])].concat();
+        assert_eq!(
+            record_type(&[other.clone(), alert.clone()].concat()),
+            Ok(Some(21))
+        );
+        let twice = [
+            alert.clone(),
+            message(18, SOL_TLS, TLS_SET_RECORD_TYPE, &[22, 0]),
+        ]
+        .concat();
         assert_eq!(record_type(&twice), Ok(Some(22)));
         for bad in [
             other,

@@ -53,13 +53,17 @@ pub(super) fn guard_infallible<T>(fallback: T, body: impl FnOnce() -> T) -> T {
 }
 
 fn errno() -> c_int {
-    // SAFETY: the location is this thread's errno, valid as long as the thread.
-    unsafe { *libc::__errno_location() }
+    // SAFETY: takes nothing.
+    let location = unsafe { libc::__errno_location() };
+    // SAFETY: this thread's errno, valid as long as the thread.
+    unsafe { location.read() }
 }
 
 fn set_errno(value: c_int) {
+    // SAFETY: takes nothing.
+    let location = unsafe { libc::__errno_location() };
     // SAFETY: as in `errno`.
-    unsafe { *libc::__errno_location() = value };
+    unsafe { location.write(value) };
 }
 
 /// The bytes at `start`, or [`Error::BadAddress`] for NULL with a length. The empty slice needs no

@@ -6,6 +6,7 @@ use super::guard::{bytes, guard};
 use crate::aead::TrafficKeys;
 use crate::crypto_info::{self, CryptoInfo};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::registry;
 use crate::sys::abi::{SOL_TLS, TLS_TX, TLS_TX_MAX_PAYLOAD_LEN};
 use crate::sys::net;
@@ -37,6 +38,7 @@ pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len:
     guard(fd, || {
         // SAFETY: our caller promises NULL or `len` readable bytes.
         let info = unsafe { bytes(crypto_info.cast(), len) };
+        fork::install();
         registry::tx_init(fd, || keys(info))?;
         Ok(0)
     })
@@ -87,7 +89,11 @@ unsafe fn merge_error(fd: c_int, value: *mut c_int) {
     let Ok(found) = registry::entry(fd) else {
         return;
     };
-    let Some(ours) = found.get().ok().and_then(|connection| connection.take_error()) else {
+    let Some(ours) = found
+        .get()
+        .ok()
+        .and_then(|connection| connection.take_error())
+    else {
         return;
     };
     // SAFETY: an int by our caller's promise; the caller may have placed it anywhere.

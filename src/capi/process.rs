@@ -50,7 +50,9 @@ pub unsafe extern "C" fn uktls_configure(config: *const uktls_config) -> c_int {
         new.stats_file = unsafe { text(config.stats_file) }?.map(PathBuf::from);
         // SAFETY: as above.
         let log = unsafe { text(config.log) }?;
-        new.log = log.map(|log| log.parse().map_err(|()| Error::Invalid)).transpose()?;
+        new.log = log
+            .map(|log| log.parse().map_err(|()| Error::Invalid))
+            .transpose()?;
         registry::configure(|current| *current = new);
         Ok(0)
     })

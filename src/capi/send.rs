@@ -31,7 +31,12 @@ use crate::tx::{FileSource, SendFlags};
 /// # Safety
 /// `buf` is NULL or readable for `len` bytes.
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
-pub unsafe extern "C" fn tls_send(fd: c_int, buf: *const c_void, len: usize, flags: c_int) -> isize {
+pub unsafe extern "C" fn tls_send(
+    fd: c_int,
+    buf: *const c_void,
+    len: usize,
+    flags: c_int,
+) -> isize {
     guard(fd, || {
         let found = registry::entry(fd)?;
         let flags = control::flags(flags)?;
@@ -55,11 +60,7 @@ pub unsafe extern "C" fn tls_send(fd: c_int, buf: *const c_void, len: usize, fla
 /// `msg` is NULL or points to a `struct msghdr` whose pointers are NULL or readable for their
 /// lengths.
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
-pub unsafe extern "C" fn tls_sendmsg(
-    fd: c_int,
-    msg: *const libc::msghdr,
-    flags: c_int,
-) -> isize {
+pub unsafe extern "C" fn tls_sendmsg(fd: c_int, msg: *const libc::msghdr, flags: c_int) -> isize {
     guard(fd, || {
         let found = registry::entry(fd)?;
         // SAFETY: our caller promises NULL or a readable struct.
@@ -68,12 +69,15 @@ pub unsafe extern "C" fn tls_sendmsg(
         // SAFETY: our caller's promise for the pointers in the struct.
         let data = unsafe { iovecs(msg) }?;
         // SAFETY: as above.
-        let control = unsafe { bytes(msg.msg_control.cast(), msg.msg_controllen as usize) }?;
+        let control = unsafe { bytes(msg.msg_control.cast(), msg.msg_controllen) }?;
         let content_type = control::record_type(control)?;
         if content_type.is_some() && flags.more {
             return Err(Error::Invalid);
         }
-        found.get()?.send(data.as_slice(), content_type, flags).map(count)
+        found
+            .get()?
+            .send(data.as_slice(), content_type, flags)
+            .map(count)
     })
 }
 
@@ -102,7 +106,9 @@ pub unsafe extern "C" fn tls_sendpage(
         if page.is_null() && size > 0 {
             return Err(Error::BadAddress);
         }
-        let in_range = offset.checked_add(size).is_some_and(|end| isize::try_from(end).is_ok());
+        let in_range = offset
+            .checked_add(size)
+            .is_some_and(|end| isize::try_from(end).is_ok());
         if !in_range {
             return Err(Error::Invalid);
         }
@@ -137,7 +143,10 @@ pub unsafe extern "C" fn tls_sendfile(
         net::borrow(in_fd)?;
         // SAFETY: our caller promises NULL or an off_t.
         let start = unsafe { offset.as_ref() }.copied();
-        let position = start.map(u64::try_from).transpose().map_err(|_| Error::Invalid)?;
+        let position = start
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|_| Error::Invalid)?;
         let source = FileSource {
             fd: in_fd,
             offset: position,
@@ -168,9 +177,9 @@ pub unsafe extern "C" fn tls_sendfile(
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub unsafe extern "C" fn tls_splice(
     fd_in: c_int,
-    off_in: *mut libc::off64_t,
+    off_in: *mut libc::off_t,
     fd_out: c_int,
-    off_out: *mut libc::off64_t,
+    off_out: *mut libc::off_t,
     len: usize,
     flags: c_uint,
 ) -> isize {
@@ -196,7 +205,13 @@ pub unsafe extern "C" fn tls_splice(
             no_signal: false,
         };
         let count = len.min(COUNT_MAX);
-        let source = FileSource { fd: fd_in, offset: None, count, no_wait, pipe: true };
+        let source = FileSource {
+            fd: fd_in,
+            offset: None,
+            count,
+            no_wait,
+            pipe: true,
+        };
         found.get()?.send_file(source, send_flags).map(self::count)
     })
 }
@@ -296,9 +311,9 @@ pub extern "C" fn uktls_tx_pending(fd: c_int) -> usize {
         if !registry::is_ours(fd) {
             return 0;
         }
-        let pending = registry::entry(fd).ok().and_then(|found| {
-            found.get().ok().map(|connection| connection.pending())
-        });
+        let pending = registry::entry(fd)
+            .ok()
+            .and_then(|found| found.get().ok().map(|connection| connection.pending()));
         usize::try_from(pending.unwrap_or(0)).unwrap_or(usize::MAX)
     })
 }
@@ -308,7 +323,7 @@ pub extern "C" fn uktls_tx_pending(fd: c_int) -> usize {
 /// # Safety
 /// The entries of `msg` are NULL or readable for their lengths.
 unsafe fn iovecs<'a>(msg: &libc::msghdr) -> Result<Slices<'a>> {
-    let n = msg.msg_iovlen as usize;
+    let n = msg.msg_iovlen;
     if n > IOV_MAX {
         return Err(Error::Os(rustix::io::Errno::MSGSIZE));
     }
@@ -331,8 +346,13 @@ unsafe fn iovecs<'a>(msg: &libc::msghdr) -> Result<Slices<'a>> {
         }
         _ => Slices::Many((0..n).map(slice).collect::<Result<_>>()?),
     };
-    let total = slices.as_slice().iter().try_fold(0usize, |sum, s| sum.checked_add(s.len()));
-    total.filter(|total| isize::try_from(*total).is_ok()).ok_or(Error::Invalid)?;
+    let total = slices
+        .as_slice()
+        .iter()
+        .try_fold(0usize, |sum, s| sum.checked_add(s.len()));
+    total
+        .filter(|total| isize::try_from(*total).is_ok())
+        .ok_or(Error::Invalid)?;
     Ok(slices)
 }
 

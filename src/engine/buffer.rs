@@ -21,7 +21,9 @@ impl Buffer {
     #[must_use]
     pub fn take() -> Buffer {
         let recycled = free_list().pop();
-        Buffer(Some(recycled.unwrap_or_else(|| vec![0; Self::LEN].into_boxed_slice())))
+        Buffer(Some(
+            recycled.unwrap_or_else(|| vec![0; Self::LEN].into_boxed_slice()),
+        ))
     }
 
     /// The first `len` bytes.

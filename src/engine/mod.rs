@@ -87,10 +87,17 @@ pub struct Job {
 impl Job {
     /// Seals the record on this thread and calls the completion. A panic becomes a failed record.
     pub fn run(mut self) {
-        let result = catch_unwind(AssertUnwindSafe(|| self.seal()))
-            .unwrap_or(Err(Error::NotRecoverable));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| self.seal())).unwrap_or(Err(Error::NotRecoverable));
         let len = self.len + self.sealer.overhead();
-        let Job { buffer, len: plain, done, ticket, plaintext, .. } = self;
+        let Job {
+            buffer,
+            len: plain,
+            done,
+            ticket,
+            plaintext,
+            ..
+        } = self;
         // The program's pages are released before anybody can learn that they are.
         drop(plaintext);
         done.sealed(ticket, result.map(|()| SealedRecord { buffer, len, plain }));

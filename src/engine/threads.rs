@@ -25,7 +25,10 @@ impl Pool {
     /// A pool that will have `threads` threads, none of them started yet.
     #[must_use]
     pub fn new(threads: usize) -> Pool {
-        Pool { threads: threads.max(1), queue: OnceLock::new() }
+        Pool {
+            threads: threads.max(1),
+            queue: OnceLock::new(),
+        }
     }
 
     fn start(&self) -> Option<Sender<Job>> {

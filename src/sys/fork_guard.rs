@@ -44,7 +44,9 @@ pub fn epoch() -> u64 {
 /// Begins a new epoch: called in the child by the fork handler, also where the kernel knows no
 /// `MADV_WIPEONFORK`.
 pub fn new_epoch() {
-    PAGE.get_or_init(Page::map).cell().store(0, Ordering::Release);
+    PAGE.get_or_init(Page::map)
+        .cell()
+        .store(0, Ordering::Release);
     epoch();
 }
 

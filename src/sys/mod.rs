@@ -1,8 +1,8 @@
 //! The kernel and the C ABI, as the rest of the library sees them.
 
 pub mod abi;
+pub mod fork_guard;
 pub mod net;
 pub mod pages;
-pub mod thread;
-pub mod fork_guard;
 pub mod secret;
+pub mod thread;

@@ -47,7 +47,12 @@ impl Sys for Linux {
             Wait::Never => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
             Wait::AsDescriptor => SendFlags::NOSIGNAL,
         };
-        rustix::net::sendmsg(borrow(fd)?, bytes, &mut SendAncillaryBuffer::default(), flags)
+        rustix::net::sendmsg(
+            borrow(fd)?,
+            bytes,
+            &mut SendAncillaryBuffer::default(),
+            flags,
+        )
     }
 
     fn is_nonblocking(&self, fd: RawFd) -> bool {
@@ -78,7 +83,10 @@ impl Sys for Linux {
             return true;
         };
         let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         rustix::event::poll(&mut fds, Some(&now)) != Ok(0)
     }
 }
@@ -105,7 +113,11 @@ pub fn endpoint(fd: RawFd) -> Result<Endpoint, Errno> {
     let family = sockopt::socket_domain(fd)?;
     let inet = family == AddressFamily::INET || family == AddressFamily::INET6;
     if kind != SocketType::STREAM {
-        let errno = if inet { Errno::NOPROTOOPT } else { Errno::OPNOTSUPP };
+        let errno = if inet {
+            Errno::NOPROTOOPT
+        } else {
+            Errno::OPNOTSUPP
+        };
         return Ok(Endpoint::Unsuitable(errno));
     }
     if inet && let Some(state) = tcp_state(fd) {
@@ -165,7 +177,9 @@ pub unsafe fn poll(
         tv_sec: t.as_secs() as libc::time_t,
         tv_nsec: libc::c_long::from(t.subsec_nanos() as i32),
     });
-    let timeout = timeout.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+    let timeout = timeout
+        .as_ref()
+        .map_or(core::ptr::null(), core::ptr::from_ref);
     let no_mask = core::ptr::null::<core::ffi::c_void>();
     // SAFETY: our caller vouches for `fds`; `timeout` is null or lives to the end of this call.
     check(unsafe { libc::syscall(libc::SYS_ppoll, fds, n, timeout, no_mask, 0usize) })
@@ -229,7 +243,13 @@ fn tcp_state(fd: BorrowedFd<'_>) -> Option<u8> {
     let value = core::ptr::from_mut(&mut state).cast();
     // SAFETY: `value` has room for the `len` bytes announced, and the kernel writes no more.
     let done = unsafe {
-        getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut len)
+        getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            value,
+            &raw mut len,
+        )
     };
     (done.is_ok() && len == 1).then_some(state)
 }

@@ -22,14 +22,20 @@ impl Pages {
     /// Borrows bytes that stay for the rest of the process.
     #[must_use]
     pub fn lent_for_ever(bytes: &'static [u8]) -> Pages {
-        Pages { start: bytes.as_ptr(), len: bytes.len() }
+        Pages {
+            start: bytes.as_ptr(),
+            len: bytes.len(),
+        }
     }
 
     /// Cuts off the first `len` bytes (at most all).
     #[must_use]
     pub fn split_to(&mut self, len: usize) -> Pages {
         let len = len.min(self.len);
-        let head = Pages { start: self.start, len };
+        let head = Pages {
+            start: self.start,
+            len,
+        };
         self.start = self.start.wrapping_add(len);
         self.len -= len;
         head

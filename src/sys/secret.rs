@@ -26,7 +26,10 @@ impl<T> SecretBox<T> {
         let cell = arena().take(class::<T>()).cast::<T>();
         // SAFETY: the cell is ours, aligned to GRAIN and large enough for T.
         unsafe { cell.write(value) };
-        SecretBox { cell, owns: PhantomData }
+        SecretBox {
+            cell,
+            owns: PhantomData,
+        }
     }
 }
 
@@ -134,8 +137,10 @@ fn map_region() -> NonNull<u8> {
     region.cast()
 }
 
-static ARENA: Mutex<Arena> =
-    Mutex::new(Arena { free: [const { Vec::new() }; CLASSES], fresh: None });
+static ARENA: Mutex<Arena> = Mutex::new(Arena {
+    free: [const { Vec::new() }; CLASSES],
+    fresh: None,
+});
 
 /// Cells are aligned to, and sized in multiples of, this: a cache line.
 const GRAIN: usize = 64;
@@ -177,6 +182,11 @@ mod tests {
             }
             inside && line.starts_with("VmFlags:")
         });
-        assert!(flags.expect("the mapping is listed").split(' ').any(|flag| flag == "dd"));
+        assert!(
+            flags
+                .expect("the mapping is listed")
+                .split(' ')
+                .any(|flag| flag == "dd")
+        );
     }
 }

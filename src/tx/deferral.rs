@@ -34,7 +34,9 @@ pub(crate) enum Scheduled {
 
 impl Deferral {
     pub(crate) fn new() -> Self {
-        Deferral { bits: AtomicU32::new(0) }
+        Deferral {
+            bits: AtomicU32::new(0),
+        }
     }
 
     /// Asks for a deferred transmission. What is to be transmitted was queued before this call.
@@ -156,7 +158,11 @@ mod loom_models {
             while holds || *lock(&self.inbox) != 0 {
                 holds = self.worker_look(holds);
             }
-            assert_eq!(*lock(&self.sent), total, "an accepted record was left behind");
+            assert_eq!(
+                *lock(&self.sent),
+                total,
+                "an accepted record was left behind"
+            );
         }
     }
 

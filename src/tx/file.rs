@@ -52,7 +52,10 @@ impl Connection {
             let prefix = sender.sealer.prefix_len();
             let limit = sender.max_payload;
             // Taken out, so that the read, which may sleep, holds no lock but the turn.
-            let mut record = sender.open.take().unwrap_or_else(|| OpenRecord::new(prefix));
+            let mut record = sender
+                .open
+                .take()
+                .unwrap_or_else(|| OpenRecord::new(prefix));
             drop(sender);
             let wanted = (limit - record.len()).min(source.count - accepted);
             let read = self.read_into(&mut record, source, accepted, wanted);
@@ -75,7 +78,10 @@ impl Connection {
         }
         // TX-43, TX-46: an empty source leaves the open record alone.
         if accepted > 0 && !flags.more {
-            stopped = self.seal_open_as(&mut sender, APPLICATION_DATA).err().or(stopped);
+            stopped = self
+                .seal_open_as(&mut sender, APPLICATION_DATA)
+                .err()
+                .or(stopped);
         }
         let failed = self.end_call(sender, accepted);
         signalled(flags, conclude(accepted, stopped, failed))
@@ -91,10 +97,18 @@ impl Connection {
         let sys = self.shared.sys;
         // A pipe that has delivered is not waited for again; nor is one at all if so asked.
         if source.pipe && (source.no_wait || done > 0) && !sys.is_readable(source.fd) {
-            return if done > 0 { Ok(0) } else { Err(Error::WouldBlock) };
+            return if done > 0 {
+                Ok(0)
+            } else {
+                Err(Error::WouldBlock)
+            };
         }
-        let offset = source.offset.map(|offset| offset.saturating_add(done as u64));
-        let read = sys.read(source.fd, record.space(wanted), offset).map_err(Error::from)?;
+        let offset = source
+            .offset
+            .map(|offset| offset.saturating_add(done as u64));
+        let read = sys
+            .read(source.fd, record.space(wanted), offset)
+            .map_err(Error::from)?;
         record.grow(read);
         Ok(read)
     }

@@ -302,7 +302,8 @@ impl Connection {
         let errno = (raw != 0).then(|| Errno::from_raw_os_error(raw))?;
         if !matches!(errno, Errno::BADMSG | Errno::NOTRECOVERABLE) {
             // What was lost is lost: the stream has a hole, and a send can only say EPIPE now.
-            self.error.store(Errno::PIPE.raw_os_error(), Ordering::Release);
+            self.error
+                .store(Errno::PIPE.raw_os_error(), Ordering::Release);
         }
         (errno != Errno::PIPE).then_some(errno)
     }
@@ -325,7 +326,11 @@ impl Connection {
     fn refuse(&self, errno: Errno) {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         let raw = errno.raw_os_error();
-        if self.error.compare_exchange(0, raw, success, failure).is_ok() {
+        if self
+            .error
+            .compare_exchange(0, raw, success, failure)
+            .is_ok()
+        {
             STATS.errors.add(1);
             log::warn!("connection {}: broken: {errno}", self.id);
         }
@@ -368,11 +373,7 @@ impl Drop for Connection {
 }
 
 impl Sender {
-    fn rekey(
-        &mut self,
-        keys: impl FnOnce() -> Result<TrafficKeys>,
-        choice: Choice,
-    ) -> Result<()> {
+    fn rekey(&mut self, keys: impl FnOnce() -> Result<TrafficKeys>, choice: Choice) -> Result<()> {
         if self.sealer.version() == Version::Tls12 {
             return Err(Error::KeysPresent);
         }
@@ -390,7 +391,10 @@ impl Sender {
 
 impl core::fmt::Debug for Connection {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Connection").field("id", &self.id).field("fd", &self.fd()).finish()
+        f.debug_struct("Connection")
+            .field("id", &self.id)
+            .field("fd", &self.fd())
+            .finish()
     }
 }
 

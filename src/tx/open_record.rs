@@ -19,7 +19,12 @@ pub(crate) struct OpenRecord {
 impl OpenRecord {
     /// An empty record whose plaintext starts `prefix` bytes into its memory.
     pub(crate) fn new(prefix: usize) -> OpenRecord {
-        OpenRecord { buffer: Buffer::take(), prefix, len: 0, pages: Vec::new() }
+        OpenRecord {
+            buffer: Buffer::take(),
+            prefix,
+            len: 0,
+            pages: Vec::new(),
+        }
     }
 
     /// Plaintext bytes so far.

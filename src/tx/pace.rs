@@ -18,9 +18,15 @@ impl Pace {
     /// A call begins. Returns whether the connection streams: whether the calls of late came in
     /// so quick succession that another one is to be expected within microseconds.
     pub(crate) fn call(&mut self, now: Instant) -> bool {
-        let quick = self.last.is_some_and(|last| now.saturating_duration_since(last) < QUICK);
+        let quick = self
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < QUICK);
         self.last = Some(now);
-        self.streak = if quick { self.streak.saturating_add(1) } else { 0 };
+        self.streak = if quick {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
         self.streak >= STREAK
     }
 

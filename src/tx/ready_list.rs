@@ -58,8 +58,15 @@ enum Slot<T> {
 
 impl<T> ReadyList<T> {
     pub(crate) fn new() -> Self {
-        let inner = Inner { slots: VecDeque::new(), first: 0, in_flight: 0, failed: false };
-        ReadyList { inner: Mutex::new(inner) }
+        let inner = Inner {
+            slots: VecDeque::new(),
+            first: 0,
+            in_flight: 0,
+            failed: false,
+        };
+        ReadyList {
+            inner: Mutex::new(inner),
+        }
     }
 
     /// Adds a slot for a record about to be sealed. Called in sequence order: the caller holds the
@@ -80,7 +87,9 @@ impl<T> ReadyList<T> {
     pub(crate) fn complete(&self, ticket: u64, record: Option<T>) -> Completed {
         let mut inner = lock(&self.inner);
         // After `clear` the slots of late completions are gone.
-        let slot = ticket.checked_sub(inner.first).and_then(|at| usize::try_from(at).ok());
+        let slot = ticket
+            .checked_sub(inner.first)
+            .and_then(|at| usize::try_from(at).ok());
         let mut dropped = None;
         if let Some(slot) = slot.and_then(|at| inner.slots.get_mut(at)) {
             match record {

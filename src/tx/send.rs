@@ -52,7 +52,10 @@ impl Connection {
         flags: SendFlags,
     ) -> Result<usize> {
         let total = data.iter().map(|slice| slice.len()).sum();
-        let source = Source::Slices { slices: data, at: 0 };
+        let source = Source::Slices {
+            slices: data,
+            at: 0,
+        };
         self.accept(source, total, content_type, flags)
     }
 
@@ -205,7 +208,11 @@ impl Connection {
     }
 
     fn wait_for_room(self: &Arc<Self>, flags: SendFlags) -> Result<()> {
-        let wait = if flags.dont_wait { Wait::Never } else { Wait::AsDescriptor };
+        let wait = if flags.dont_wait {
+            Wait::Never
+        } else {
+            Wait::AsDescriptor
+        };
         // A call that sleeps does not look at the list.
         self.stop_polling(By::Caller);
         // Known when it is first needed: two system calls that only a full queue is worth.
@@ -279,15 +286,15 @@ impl Connection {
         let open = sender.open.as_ref().map_or(0, OpenRecord::len);
         let taken = left.min(limit - open);
         let complete = open + taken == limit || (taken == left && !more);
-        if open == 0 && complete {
-            if let Some(bytes) = source.contiguous(taken) {
-                if !self.hands_off(taken, sender.pace.streams()) {
-                    self.seal_slice(sender, content_type, bytes)?;
-                    source.skip(taken);
-                    self.count_accepted(taken);
-                    return Ok(taken);
-                }
-            }
+        if open == 0
+            && complete
+            && !self.hands_off(taken, sender.pace.streams())
+            && let Some(bytes) = source.contiguous(taken)
+        {
+            self.seal_slice(sender, content_type, bytes)?;
+            source.skip(taken);
+            self.count_accepted(taken);
+            return Ok(taken);
         }
         let prefix = sender.sealer.prefix_len();
         let record = sender.open.get_or_insert_with(|| OpenRecord::new(prefix));
@@ -322,7 +329,11 @@ impl Connection {
     fn seal_slice(&self, sender: &mut Sender, content_type: u8, plain: &[u8]) -> Result<()> {
         let number = self.reserve(sender)?;
         let len = plain.len() + sender.sealer.overhead();
-        if sender.run.as_ref().is_some_and(|run| run.len + len > Buffer::LEN) {
+        if sender
+            .run
+            .as_ref()
+            .is_some_and(|run| run.len + len > Buffer::LEN)
+        {
             self.publish(sender);
         }
         let run = sender.run.get_or_insert_with(|| Segment {
@@ -368,14 +379,18 @@ impl Connection {
         };
         let streams = sender.pace.streams();
         let hand_off = self.hands_off(record.len(), streams) || record.copied().is_none();
-        if let Some(plain) = record.copied().filter(|plain| !hand_off && plain.len() <= RUN_MAX) {
+        if let Some(plain) = record
+            .copied()
+            .filter(|plain| !hand_off && plain.len() <= RUN_MAX)
+        {
             return self.seal_slice(sender, content_type, plain);
         }
         let number = self.reserve(sender)?;
         // The list is in sequence order: what was sealed before enters it before this record.
         self.publish(sender);
         let (buffer, plaintext, len) = record.into_parts();
-        self.queued.fetch_add((len + sender.sealer.overhead()) as u64, Ordering::Relaxed);
+        self.queued
+            .fetch_add((len + sender.sealer.overhead()) as u64, Ordering::Relaxed);
         let job = Job {
             sealer: Arc::clone(&sender.sealer),
             number,

@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::*;
-use core::result::Result;
 use crate::aead::RecordOpener;
 use crate::crypto_info::{CryptoInfo, expected_len};
 use crate::engine::threads::Pool;
 use crate::record::{HEADER_LEN, parse_header};
 use crate::sys::net::Wait;
+use core::result::Result;
 
 /// A kernel whose socket takes what the test says.
 #[derive(Default)]
@@ -43,7 +43,11 @@ impl Sys for FakeSys {
             return Err(Errno::INTR);
         }
         let offered: usize = bytes.iter().map(|b| b.len()).sum();
-        let taken = if sleeps { offered } else { offered.min(socket.room) };
+        let taken = if sleeps {
+            offered
+        } else {
+            offered.min(socket.room)
+        };
         if taken == 0 {
             return Err(Errno::AGAIN);
         }
@@ -114,14 +118,28 @@ impl Setup {
     fn new(engine: Kind, version: Version, cipher: Cipher, blocking: bool) -> Setup {
         let sys: &'static FakeSys = Box::leak(Box::default());
         sys.0.lock().unwrap().blocking = blocking;
-        let shared = Shared { sys, pool: Arc::new(Pool::new(2)), waker: Arc::new(TestWorker(sys)) };
-        let settings = Settings { engine, aead: Choice::Auto, queue_max: 64 * 1024, cores: 8 };
+        let shared = Shared {
+            sys,
+            pool: Arc::new(Pool::new(2)),
+            waker: Arc::new(TestWorker(sys)),
+        };
+        let settings = Settings {
+            engine,
+            aead: Choice::Auto,
+            queue_max: 64 * 1024,
+            cores: 8,
+        };
         let info = info(version, cipher, 0);
         let keys = CryptoInfo::parse(&info).unwrap();
         let opener = RecordOpener::new(&keys, Choice::Auto).unwrap();
         let openers = vec![(opener, keys.numbers().peek(), 0)];
         let connection = Connection::new(shared, settings, 0, keys).unwrap();
-        Setup { sys, connection, openers, info }
+        Setup {
+            sys,
+            connection,
+            openers,
+            info,
+        }
     }
 
     fn give_room(&self, room: usize) {
@@ -132,7 +150,9 @@ impl Setup {
     /// Everything out, then the wire as (type, bytes) records.
     fn finish(self) -> Vec<(u8, Vec<u8>)> {
         self.sys.0.lock().unwrap().room = usize::MAX;
-        self.connection.flush(Some(Duration::from_secs(20))).unwrap();
+        self.connection
+            .flush(Some(Duration::from_secs(20)))
+            .unwrap();
         assert_eq!(self.connection.pending(), 0);
         let wire = core::mem::take(&mut self.sys.0.lock().unwrap().wire);
         let (version, cipher) = self.connection.suite();
@@ -166,10 +186,22 @@ impl Setup {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Send { len: usize, pieces: usize, more: bool },
-    Control { kind: u8, len: usize },
-    File { count: usize },
-    Pages { len: usize, more: bool },
+    Send {
+        len: usize,
+        pieces: usize,
+        more: bool,
+    },
+    Control {
+        kind: u8,
+        len: usize,
+    },
+    File {
+        count: usize,
+    },
+    Pages {
+        len: usize,
+        more: bool,
+    },
     Room(usize),
     Interrupt,
     Look,
@@ -177,7 +209,13 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let len = prop_oneof![1usize..200, 1usize..20_000, Just(16384), Just(16385), Just(50_000)];
+    let len = prop_oneof![
+        1usize..200,
+        1usize..20_000,
+        Just(16384),
+        Just(16385),
+        Just(50_000)
+    ];
     let pages = prop_oneof![1usize..9000, Just(16384), Just(40_000)];
     prop_oneof![
         6 => (len, 1usize..4, any::<bool>())
@@ -204,7 +242,11 @@ fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool, steps: &[
     let mut expected: Vec<(u8, u8)> = Vec::new();
     let mut fill = 0u8;
     for step in steps {
-        let flags = SendFlags { more: false, dont_wait: false, no_signal: true };
+        let flags = SendFlags {
+            more: false,
+            dont_wait: false,
+            no_signal: true,
+        };
         let connection = &setup.connection;
         fill = fill.wrapping_add(1);
         let outcome = match *step {
@@ -216,12 +258,25 @@ fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool, steps: &[
             }
             Step::Control { kind, len } => {
                 let data = vec![fill; len];
-                Some((kind, data.clone(), connection.send(&[&data], Some(kind), flags)))
+                Some((
+                    kind,
+                    data.clone(),
+                    connection.send(&[&data], Some(kind), flags),
+                ))
             }
             Step::File { count } => {
-                let source =
-                    FileSource { fd: 0, offset: Some(0), count, no_wait: false, pipe: false };
-                Some((23, vec![b'f'; FILE_LEN], connection.send_file(source, flags)))
+                let source = FileSource {
+                    fd: 0,
+                    offset: Some(0),
+                    count,
+                    no_wait: false,
+                    pipe: false,
+                };
+                Some((
+                    23,
+                    vec![b'f'; FILE_LEN],
+                    connection.send_file(source, flags),
+                ))
             }
             Step::Pages { len, more } => {
                 let data: Vec<u8> = (0..len).map(|i| fill ^ (i / 5) as u8).collect();
@@ -250,12 +305,18 @@ fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool, steps: &[
         match outcome {
             None => {}
             Some((kind, data, Ok(accepted))) => {
-                assert!(accepted <= data.len() && accepted > 0, "{step:?}: {accepted}");
+                assert!(
+                    accepted <= data.len() && accepted > 0,
+                    "{step:?}: {accepted}"
+                );
                 expected.extend(data[..accepted].iter().map(|byte| (kind, *byte)));
             }
             Some((_, _, Err(Error::WouldBlock))) => {
                 // Rule 4: the kernel has just refused bytes.
-                assert!(!blocking && setup.sys.0.lock().unwrap().room == 0, "EAGAIN with room");
+                assert!(
+                    !blocking && setup.sys.0.lock().unwrap().room == 0,
+                    "EAGAIN with room"
+                );
             }
             Some((_, _, Err(Error::Interrupted))) => assert!(blocking),
             Some((_, _, Err(error))) => panic!("{step:?}: {error}"),
@@ -288,7 +349,10 @@ proptest! {
 }
 
 fn flags() -> SendFlags {
-    SendFlags { no_signal: true, ..SendFlags::default() }
+    SendFlags {
+        no_signal: true,
+        ..SendFlags::default()
+    }
 }
 
 /// RK-2 to RK-5: records before the change open with the old keys, those after it with the new, and
@@ -299,7 +363,10 @@ fn a_rekey_separates_records() {
         let mut setup = Setup::new(engine, Version::Tls13, Cipher::AesGcm128, true);
         let big = vec![1u8; 40_000];
         setup.connection.send(&[&big], None, flags()).unwrap();
-        let more = SendFlags { more: true, ..flags() };
+        let more = SendFlags {
+            more: true,
+            ..flags()
+        };
         setup.connection.send(&[b"open"], None, more).unwrap();
         let new = info(Version::Tls13, Cipher::AesGcm128, 9);
         setup.connection.rekey(|| CryptoInfo::parse(&new)).unwrap();
@@ -338,7 +405,11 @@ fn a_dead_connection_says_so_every_time() {
     }
     assert_eq!(setup.connection.send(&[], None, flags()), Ok(0), "TX-11");
     assert_eq!(setup.connection.take_error(), Some(Errno::CONNRESET));
-    assert_eq!(setup.connection.send(&[b"x"], None, flags()), Err(Error::BrokenPipe), "TX-38");
+    assert_eq!(
+        setup.connection.send(&[b"x"], None, flags()),
+        Err(Error::BrokenPipe),
+        "TX-38"
+    );
 }
 
 /// REC-13: the last number is refused for good; what was sealed before it still goes out.
@@ -355,8 +426,15 @@ fn numbers_run_out() {
     assert_eq!(setup.connection.send(&[b"a"], None, flags()), Ok(1));
     assert_eq!(setup.connection.send(&[b"b"], None, flags()), Ok(1));
     for _ in 0..2 {
-        assert_eq!(setup.connection.send(&[b"c"], None, flags()), Err(Error::SealFailed));
-        assert_eq!(setup.connection.take_error(), Some(Errno::BADMSG), "not forgiven");
+        assert_eq!(
+            setup.connection.send(&[b"c"], None, flags()),
+            Err(Error::SealFailed)
+        );
+        assert_eq!(
+            setup.connection.take_error(),
+            Some(Errno::BADMSG),
+            "not forgiven"
+        );
     }
     assert_eq!(setup.connection.pending(), 0);
     let wire = setup.sys.0.lock().unwrap().wire.len();

@@ -53,7 +53,11 @@ impl Connection {
     /// after releasing the writer. One of the two comes second and sees the record.
     pub(super) fn transmit(self: &Arc<Self>, by: By, wait: Wait, patient: bool) -> Option<Outcome> {
         loop {
-            let mut writer = if patient { lock(&self.writer) } else { try_lock(&self.writer)? };
+            let mut writer = if patient {
+                lock(&self.writer)
+            } else {
+                try_lock(&self.writer)?
+            };
             if self.is(BROKEN) {
                 writer.clear();
                 let errno = match self.error.load(Ordering::Acquire) {
@@ -146,7 +150,9 @@ impl Connection {
             self.list.push(run);
             STATS.queue_records_max.raise(self.list.len() as u64);
         }
-        STATS.queue_bytes_max.raise(self.queued.load(Ordering::Relaxed));
+        STATS
+            .queue_bytes_max
+            .raise(self.queued.load(Ordering::Relaxed));
     }
 
     /// Leaves what is queued to the worker.
@@ -176,7 +182,11 @@ impl Connection {
         if self.is(BROKEN) {
             return self.check().map(|()| Drain::Done);
         }
-        Ok(if self.is_drained() { Drain::Done } else { Drain::Pending })
+        Ok(if self.is_drained() {
+            Drain::Done
+        } else {
+            Drain::Pending
+        })
     }
 
     /// Waits until the kernel has everything, the open record included.
@@ -215,7 +225,10 @@ impl Connection {
             self.after(Outcome::Drained(self.list.head()));
             return Ok(());
         }
-        self.shared.sys.shutdown_write(self.fd()).map_err(Error::from)
+        self.shared
+            .sys
+            .shutdown_write(self.fd())
+            .map_err(Error::from)
     }
 
     /// The program closes the socket. Returns true if nothing is left to send and the descriptor
@@ -294,7 +307,8 @@ impl Connection {
             self.room.signal();
         }
         if moved.records > 0 {
-            self.records_sent.fetch_add(moved.records, Ordering::Relaxed);
+            self.records_sent
+                .fetch_add(moved.records, Ordering::Relaxed);
             STATS.tx_records.add(moved.records);
             STATS.tx_bytes.add(moved.plain);
             STATS.transmit_records_max.raise(moved.records_in_a_call);
@@ -319,9 +333,12 @@ impl Connection {
 impl Sealed for Connection {
     fn sealed(self: Arc<Self>, ticket: u64, result: Result<SealedRecord>) {
         let segment = match result {
-            Ok(SealedRecord { buffer, len, plain }) => {
-                Some(Segment { buffer, len, records: 1, plain })
-            }
+            Ok(SealedRecord { buffer, len, plain }) => Some(Segment {
+                buffer,
+                len,
+                records: 1,
+                plain,
+            }),
             Err(error) => {
                 self.refuse(error.errno());
                 None

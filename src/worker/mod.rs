@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
-use rustix::event::{Timespec, epoll, eventfd, EventfdFlags};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
 use crate::sync::{Mutex, lock};
@@ -56,11 +56,24 @@ impl Worker {
     pub fn new() -> Result<Worker, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), epoll::EventFlags::IN)?;
+        epoll::add(
+            &epoll,
+            &wake,
+            epoll::EventData::new_u64(WAKE),
+            epoll::EventFlags::IN,
+        )?;
         let inbox = Mutex::new(Inbox::default());
         let watched = Mutex::new(HashMap::new());
-        let inner = Arc::new(Inner { epoll, wake, inbox, watched });
-        Ok(Worker { inner, started: OnceLock::new() })
+        let inner = Arc::new(Inner {
+            epoll,
+            wake,
+            inbox,
+            watched,
+        });
+        Ok(Worker {
+            inner,
+            started: OnceLock::new(),
+        })
     }
 
     fn start(&self) -> bool {
@@ -142,14 +155,24 @@ impl Inner {
                 }));
                 inbox.asleep = deferred.is_empty();
             }
-            let tick = Timespec { tv_sec: 0, tv_nsec: TICK_NS };
+            let tick = Timespec {
+                tv_sec: 0,
+                tv_nsec: TICK_NS,
+            };
             let timeout = (!deferred.is_empty()).then_some(&tick);
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
+            match epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                timeout,
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 // A kernel or a filter without epoll_pwait2: the next longer sleep it knows.
                 Err(_) => {
-                    let tick = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+                    let tick = Timespec {
+                        tv_sec: 0,
+                        tv_nsec: 1_000_000,
+                    };
                     let timeout = (!deferred.is_empty()).then_some(&tick);
                     let spare = rustix::buffer::spare_capacity(&mut events);
                     let _ = epoll::wait(&self.epoll, spare, timeout);
