@@ -1,9 +1,9 @@
 //! The transmit direction of one connection.
 //!
 //! A send cuts the program's bytes into records (`send`), seals them in the caller or submits them
-//! to the thread pool, and leaves them in the [`ready_list`]; whoever holds the [`writer`] hands
+//! to the thread pool, and leaves them in the `ready_list`; whoever holds the `writer` hands
 //! the contiguous sealed head to the kernel (`transmit`). What a call leaves behind is transmitted
-//! by a later call or by the worker ([`deferral`]).
+//! by a later call or by the worker (`deferral`).
 //!
 //! # Locks, outermost first
 //!
