@@ -483,7 +483,7 @@ pub(super) fn signalled<T>(flags: SendFlags, result: Result<T>) -> Result<T> {
 const BATCH: usize = 256 * 1024;
 
 /// From this many bytes on, sealing takes so long that it would be mistaken for a pause.
-const TIMED: usize = 8192;
+const TIMED: usize = 4096;
 
 /// Shorter records are sealed in the caller: handing one over costs more than sealing it.
 const HAND_OFF_MIN: usize = 4096;

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::sync::{Mutex, lock};
@@ -155,29 +155,27 @@ impl Inner {
                 }));
                 inbox.asleep = deferred.is_empty();
             }
-            let tick = Timespec {
+            // A tick is shorter than what epoll_wait can sleep, so ppoll sleeps on the set instead.
+            if !deferred.is_empty() {
+                let tick = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: TICK_NS,
+                };
+                let mut set = [PollFd::new(&self.epoll, PollFlags::IN)];
+                let _ = poll(&mut set, Some(&tick));
+            }
+            let now = Timespec {
                 tv_sec: 0,
-                tv_nsec: TICK_NS,
+                tv_nsec: 0,
             };
-            let timeout = (!deferred.is_empty()).then_some(&tick);
+            let timeout = (!deferred.is_empty()).then_some(&now);
             events.clear();
-            match epoll::wait(
+            // Fails with EINTR at most, and then the next round does it.
+            let _ = epoll::wait(
                 &self.epoll,
                 rustix::buffer::spare_capacity(&mut events),
                 timeout,
-            ) {
-                Ok(_) | Err(Errno::INTR) => {}
-                // A kernel or a filter without epoll_pwait2: the next longer sleep it knows.
-                Err(_) => {
-                    let tick = Timespec {
-                        tv_sec: 0,
-                        tv_nsec: 1_000_000,
-                    };
-                    let timeout = (!deferred.is_empty()).then_some(&tick);
-                    let spare = rustix::buffer::spare_capacity(&mut events);
-                    let _ = epoll::wait(&self.epoll, spare, timeout);
-                }
-            }
+            );
             for event in &events {
                 self.serve(event.data.u64());
             }
