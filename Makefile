@@ -25,7 +25,7 @@ MAN3     := $(wildcard docs/man/*.3)
 MAN7     := $(wildcard docs/man/*.7)
 # The others are one .so line, which is resolved only where the pages are installed.
 MANUALS  := $(shell grep -l '^\.Dd' docs/man/*)
-EXAMPLES := $(wildcard examples-c/*.c)
+EXAMPLES := $(wildcard examples-c/*.[ch])
 SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.sh) .ci/run
 
 # In a test of the staged library, PREFIX says where it is and pkg-config finds it.
