@@ -128,6 +128,8 @@ struct Sender {
     open: Option<OpenRecord>,
     /// Records sealed in the caller and not yet on the ready list.
     run: Option<Segment>,
+    /// Records sealed or submitted since the connection began, for the statistics.
+    sealed: u64,
     max_payload: usize,
     pace: Pace,
 }
@@ -151,7 +153,7 @@ pub struct Info {
     pub bytes: u64,
     /// Plaintext bytes accepted and not yet handed to the kernel.
     pub pending: u64,
-    /// Entries on the ready list.
+    /// Records sealed or being sealed, and not yet completely with the kernel.
     pub queued_records: u64,
     /// Most plaintext bytes in a record.
     pub max_payload: u16,
@@ -175,6 +177,7 @@ impl Connection {
             keys: SecretBox::new(keys),
             open: None,
             run: None,
+            sealed: 0,
             max_payload: MAX_PLAINTEXT,
             pace: Pace::default(),
         };
@@ -261,9 +264,15 @@ impl Connection {
             records: self.records_sent.load(Ordering::Relaxed),
             bytes: self.handed.load(Ordering::Relaxed),
             pending: self.pending(),
-            queued_records: self.list.len() as u64,
+            queued_records: self.records_queued(&sender),
             max_payload: u16::try_from(sender.max_payload).unwrap_or(u16::MAX),
         }
+    }
+
+    /// Records sealed or being sealed, and not yet completely with the kernel.
+    fn records_queued(&self, sender: &Sender) -> u64 {
+        let sent = self.records_sent.load(Ordering::Relaxed);
+        sender.sealed.saturating_sub(sent)
     }
 
     /// Plaintext bytes accepted and not yet handed to the kernel; 0 once the connection is broken.

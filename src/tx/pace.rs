@@ -1,8 +1,10 @@
 //! Adaptive deferral: does this connection stream, or does it answer?
 //!
 //! A system call costs more than sealing a small record, so what is sent in a burst is gathered;
-//! a lone message goes out in the caller's own call. Nothing but the time between the program's
-//! calls is looked at, so the decision costs one reading of the clock.
+//! a lone message goes out in the caller's own call. The time between the program's calls decides,
+//! so a call costs one reading of the clock; and before a connection is taken for a stream, the
+//! kernel is asked once whether the peer has been answering: on a loopback exchange the answer can
+//! be there when the send returns, and then no pause tells it from a burst.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -12,22 +14,51 @@ use std::time::{Duration, Instant};
 pub(crate) struct Pace {
     last: Option<Instant>,
     streak: u32,
+    calls: u32,
+    asked: Option<Asked>,
+}
+
+/// What the kernel said of the peer's data when it was last asked, and after how many calls.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    segments: u32,
+    calls: u32,
 }
 
 impl Pace {
     /// A call begins. Returns whether the connection streams: whether the calls of late came in
     /// so quick succession that another one is to be expected within microseconds.
-    pub(crate) fn call(&mut self, now: Instant) -> bool {
+    ///
+    /// `segments_in` is the number of segments with data that the peer has sent so far, if the
+    /// kernel counts them for this socket; it is a system call and asked for once per burst.
+    pub(crate) fn call(&mut self, now: Instant, segments_in: impl FnOnce() -> Option<u32>) -> bool {
         let quick = self
             .last
             .is_some_and(|last| now.saturating_duration_since(last) < QUICK);
         self.last = Some(now);
+        self.calls = self.calls.wrapping_add(1);
         self.streak = if quick {
             self.streak.saturating_add(1)
         } else {
             0
         };
-        self.streak >= STREAK
+        if self.streak == STREAK && segments_in().is_some_and(|segments| self.answers(segments)) {
+            self.streak = 0;
+        }
+        self.streams()
+    }
+
+    /// Whether the peer has sent about as often as we have, or it is not known yet.
+    fn answers(&mut self, segments: u32) -> bool {
+        let calls = self.calls;
+        let before = self.asked.replace(Asked { segments, calls });
+        before.is_none_or(|before| {
+            let (heard, sent) = (
+                segments.wrapping_sub(before.segments),
+                calls.wrapping_sub(before.calls),
+            );
+            heard >= sent / 2
+        })
     }
 
     /// A call ends that made a system call or slept: what it took does not count as the
@@ -42,9 +73,9 @@ impl Pace {
     }
 }
 
-/// Pauses shorter than this belong to a burst. A request/response exchange over loopback, the fastest
-/// there is, leaves 4 to 5 us between the end of one send and the next; a program that has its data
-/// at hand leaves a few hundred nanoseconds.
+/// Pauses shorter than this belong to a burst, unless the peer answers. A request/response exchange
+/// over loopback, the fastest there is, mostly leaves 4 to 5 us between the end of one send and the
+/// next; a program that has its data at hand leaves a few hundred nanoseconds.
 const QUICK: Duration = Duration::from_micros(2);
 
 /// This many quick calls in a row make a burst. A response written in a few pieces (status line,
@@ -59,20 +90,37 @@ mod tests {
     fn a_few_quick_calls_are_no_stream_but_many_are() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let found: Vec<bool> = (0..8)
-            .map(|call| pace.call(start + Duration::from_micros(call)))
+            .map(|call| pace.call(start + Duration::from_micros(call), || None))
             .collect();
         assert_eq!(found, [false, false, false, false, true, true, true, true]);
-        assert!(!pace.call(start + Duration::from_millis(1)));
+        assert!(!pace.call(start + Duration::from_millis(1), || None));
+    }
+
+    /// An exchange in which every answer is there at once keeps the caller's own pace, and a stream
+    /// that follows it is recognised.
+    #[test]
+    fn a_peer_that_answers_makes_no_stream() {
+        let (mut pace, mut now, mut heard) = (Pace::default(), Instant::now(), 0);
+        for _ in 0..1000 {
+            now += Duration::from_nanos(500);
+            assert!(!pace.call(now, || Some(heard)));
+            heard += 1;
+        }
+        let streamed = (0..20).any(|_| {
+            now += Duration::from_nanos(500);
+            pace.call(now, || Some(heard))
+        });
+        assert!(streamed);
     }
 
     #[test]
     fn time_spent_in_a_call_is_no_pause() {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         for _ in 0..4 {
-            pace.call(now);
+            pace.call(now, || None);
             now += Duration::from_micros(100);
             pace.resumed(now);
         }
-        assert!(pace.call(now));
+        assert!(pace.call(now, || None));
     }
 }

@@ -121,11 +121,6 @@ impl<T> ReadyList<T> {
         (inner.head(), inner.in_flight)
     }
 
-    /// Slots in the list, ready or not.
-    pub(crate) fn len(&self) -> usize {
-        lock(&self.inner).slots.len()
-    }
-
     /// Moves ready records from the head to `out`, as long as `more` says so for the one that
     /// comes next; returns what then stands at the head.
     pub(crate) fn take(&self, out: &mut VecDeque<T>, mut more: impl FnMut(&T) -> bool) -> Head {

@@ -123,7 +123,8 @@ impl Connection {
         // A plain store will do: only the holder of `turn` writes.
         self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
         let mut sender = lock(&self.sender);
-        sender.pace.call(Instant::now());
+        let segments_in = || self.shared.sys.segments_in(self.fd());
+        sender.pace.call(Instant::now(), segments_in);
         self.promise_to_poll(&sender);
         sender
     }
@@ -343,19 +344,12 @@ impl Connection {
             plain: 0,
         });
         let out = &mut run.buffer.bytes_mut()[run.len..run.len + len];
-        #[cfg(feature = "fault-injection")]
-        let sealed = crate::engine::fault::point()
-            .and_then(|()| sender.sealer.seal_from(number, content_type, plain, out));
-        #[cfg(not(feature = "fault-injection"))]
-        let sealed = sender.sealer.seal_from(number, content_type, plain, out);
-        if let Err(error) = sealed {
-            self.refuse(error.errno());
-            return Err(error);
-        }
+        let sealer = &sender.sealer;
+        self.sealed_here(|| sealer.seal_from(number, content_type, plain, out))?;
         run.len += len;
         run.records += 1;
         run.plain += plain.len();
-        STATS.sealed_inline.add(1);
+        sender.sealed += 1;
         self.queued.fetch_add(len as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -388,29 +382,43 @@ impl Connection {
         let number = self.reserve(sender)?;
         // The list is in sequence order: what was sealed before enters it before this record.
         self.publish(sender);
-        let (buffer, plaintext, len) = record.into_parts();
-        self.queued
-            .fetch_add((len + sender.sealer.overhead()) as u64, Ordering::Relaxed);
-        let job = Job {
-            sealer: Arc::clone(&sender.sealer),
-            number,
-            content_type,
-            buffer,
-            plaintext,
-            len,
-            done: Arc::<Connection>::clone(self),
-            ticket: self.list.reserve(),
-        };
+        let (mut buffer, plaintext, plain) = record.into_parts();
+        let len = plain + sender.sealer.overhead();
         if hand_off {
+            self.queued.fetch_add(len as u64, Ordering::Relaxed);
             STATS.sealed_threads.add(1);
-            self.shared.pool.submit(job);
-        } else {
-            STATS.sealed_inline.add(1);
-            job.run();
-            // In the caller it is done by now, for better or worse.
-            self.check()?;
+            sender.sealed += 1;
+            self.shared.pool.submit(Job {
+                sealer: Arc::clone(&sender.sealer),
+                number,
+                content_type,
+                buffer,
+                plaintext,
+                len: plain,
+                done: Arc::<Connection>::clone(self),
+                ticket: self.list.reserve(),
+            });
+            return Ok(());
         }
+        let out = buffer.head_mut(len);
+        self.sealed_here(|| sender.sealer.seal_in_place(number, content_type, out))?;
+        self.queued.fetch_add(len as u64, Ordering::Relaxed);
+        sender.sealed += 1;
+        self.list.push(Segment {
+            buffer,
+            len,
+            records: 1,
+            plain,
+        });
         Ok(())
+    }
+
+    /// Seals in the caller; a record that cannot be sealed ends the connection (AS-6).
+    fn sealed_here(&self, seal: impl FnOnce() -> Result<()>) -> Result<()> {
+        #[cfg(feature = "fault-injection")]
+        let seal = || crate::engine::fault::point().and_then(|()| seal());
+        STATS.sealed_inline.add(1);
+        seal().inspect_err(|error| self.refuse(error.errno()))
     }
 
     /// The number of the next record. It is spent from now on, whatever becomes of the record.

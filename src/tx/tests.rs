@@ -62,6 +62,9 @@ impl Sys for FakeSys {
     fn send_timeout(&self, _: RawFd) -> Option<Duration> {
         None
     }
+    fn segments_in(&self, _: RawFd) -> Option<u32> {
+        None
+    }
     fn shutdown_write(&self, _: RawFd) -> Result<(), Errno> {
         Ok(())
     }

@@ -148,8 +148,8 @@ impl Connection {
     pub(super) fn publish(&self, sender: &mut Sender) {
         if let Some(run) = sender.run.take() {
             self.list.push(run);
-            STATS.queue_records_max.raise(self.list.len() as u64);
         }
+        STATS.queue_records_max.raise(self.records_queued(sender));
         STATS
             .queue_bytes_max
             .raise(self.queued.load(Ordering::Relaxed));

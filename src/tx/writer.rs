@@ -100,6 +100,10 @@ impl Writer {
                         };
                         return (outcome, moved);
                     }
+                    // What became ready meanwhile is seen by the look behind the writer's lock.
+                    if head != Head::Ready {
+                        return (Outcome::Drained(head), moved);
+                    }
                 }
                 // EWOULDBLOCK is the same number.
                 Err(Errno::AGAIN) => return (Outcome::Refused, moved),
