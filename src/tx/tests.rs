@@ -65,6 +65,9 @@ impl Sys for FakeSys {
     fn segments_in(&self, _: RawFd) -> Option<u32> {
         None
     }
+    fn handlers_restart(&self) -> bool {
+        false
+    }
     fn shutdown_write(&self, _: RawFd) -> Result<(), Errno> {
         Ok(())
     }

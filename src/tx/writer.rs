@@ -94,11 +94,14 @@ impl Writer {
                     // call returns a short count only after a signal or a time-out.
                     if taken < offered {
                         let slept = wait == Wait::AsDescriptor && !sys.is_nonblocking(fd);
-                        let outcome = match slept && sys.send_timeout(fd).is_none() {
-                            true => Outcome::Interrupted,
-                            false => Outcome::Refused,
-                        };
-                        return (outcome, moved);
+                        if !slept || sys.send_timeout(fd).is_some() {
+                            return (Outcome::Refused, moved);
+                        }
+                        // Had nothing been taken, the kernel itself would have gone on (TX-31).
+                        if sys.handlers_restart() {
+                            continue;
+                        }
+                        return (Outcome::Interrupted, moved);
                     }
                     // What became ready meanwhile is seen by the look behind the writer's lock.
                     if head != Head::Ready {
