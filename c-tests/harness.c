@@ -397,6 +397,14 @@ uint64_t fill_socket(int fd, uint64_t position, size_t step)
     }
 }
 
+void expect_pending(int fd, size_t bytes)
+{
+    struct timespec pause = {.tv_nsec = 1000000};
+    for (int i = 0; i < DEADLINE_MS && uktls_tx_pending(fd) != bytes; i++)
+        nanosleep(&pause, NULL);
+    assert_int_equal(uktls_tx_pending(fd), bytes);
+}
+
 ssize_t send_typed(int fd, unsigned char type, const void *data, size_t len, int flags)
 {
     union {

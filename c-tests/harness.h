@@ -126,6 +126,8 @@ void fill_pattern(void *buffer, uint64_t position, size_t len);
 void send_all(int fd, uint64_t position, size_t len, int flags);
 /* Sends without blocking, in calls of `step` bytes, until EAGAIN; returns the bytes accepted. */
 uint64_t fill_socket(int fd, uint64_t position, size_t step);
+/* Waits until exactly `bytes` are pending: the kernel has a record before it is counted as gone. */
+void expect_pending(int fd, size_t bytes);
 /* sendmsg with a record type. */
 ssize_t send_typed(int fd, unsigned char type, const void *data, size_t len, int flags);
 

@@ -58,7 +58,7 @@ static void test_tx15_control_messages(void **state)
     }
     struct msghdr no_buffer = {.msg_controllen = 24};
     assert_fails(tls_sendmsg(fd[0], &no_buffer, 0), EFAULT);
-    assert_int_equal(uktls_tx_pending(fd[0]), 5);
+    expect_pending(fd[0], 5);
     expect_nothing(fd[1]);
 
     /* Two messages, a foreign one in front of each: the last type wins. */
@@ -115,7 +115,7 @@ static void test_tx12_iovecs(void **state)
     iov[1] = (struct iovec){NULL, 5};
     assert_ok(uktls_flush(fd[0], DEADLINE_MS));
     assert_fails(tls_sendmsg(fd[0], &msg, MSG_MORE), EFAULT);
-    assert_int_equal(uktls_tx_pending(fd[0]), 0);
+    expect_pending(fd[0], 0);
     close_both(fd);
 }
 
@@ -293,7 +293,7 @@ static void test_tx34_reset(void **state)
     assert_int_equal(signals_seen, 0);
     assert_fails(tls_send(fd[0], "x", 1, 0), EPIPE);
     assert_int_equal(signals_seen, 1);
-    assert_int_equal(uktls_tx_pending(fd[0]), 0);
+    expect_pending(fd[0], 0);
     assert_ok(uktls_close(fd[0]));
 
     /* The peer closes and answers what comes with a reset. */

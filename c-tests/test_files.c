@@ -55,7 +55,7 @@ static void test_tx42_end_of_file(void **state)
     send_all(fd[0], 20010, 4, MSG_MORE);
     assert_returns(tls_sendfile(fd[0], file, &offset, 100), 0);
     assert_int_equal(offset, 20010);
-    assert_int_equal(uktls_tx_pending(fd[0]), 4);
+    expect_pending(fd[0], 4);
     expect_nothing(fd[1]);
     assert_ok(uktls_flush(fd[0], DEADLINE_MS));
     expect_records(&r, "23:4");
@@ -118,13 +118,13 @@ static void test_tx45_splice(void **state)
     assert_returns(write(pipes[1], pattern(6, 8), 8), 8);
     assert_returns(tls_splice(pipes[0], NULL, fd[0], NULL, 100, SPLICE_F_MORE), 8);
     expect_nothing(fd[1]);
-    assert_int_equal(uktls_tx_pending(fd[0]), 8);
+    expect_pending(fd[0], 8);
     assert_returns(write(pipes[1], pattern(14, 40000), 40000), 40000);
     assert_returns(tls_splice(pipes[0], NULL, fd[0], NULL, 40000, SPLICE_F_MORE), 40000);
     expect_records(&r, "23:16384 23:16384");
     close(pipes[1]);
     assert_returns(tls_splice(pipes[0], NULL, fd[0], NULL, 100, 0), 0);
-    assert_int_equal(uktls_tx_pending(fd[0]), 40008 - 32768);
+    expect_pending(fd[0], 40008 - 32768);
     expect_nothing(fd[1]);
     assert_returns(tls_splice(pipes[0], NULL, fd[0], NULL, 0, 0), 0);
     assert_ok(uktls_flush(fd[0], DEADLINE_MS));
@@ -182,7 +182,7 @@ static void test_sendpage_mixed(void **state)
             sent += len;
         }
         assert_ok(uktls_flush(fd[0], DEADLINE_MS));
-        assert_int_equal(uktls_tx_pending(fd[0]), 0);
+        expect_pending(fd[0], 0);
         assert_ok(uktls_close(fd[0]));
         drain_finish(&d, sent);
         close(fd[1]);

@@ -34,7 +34,7 @@ static void test_tx20_control(void **state)
     tls_pair(fd, &keys, &r);
     send_all(fd[0], 0, 10, MSG_MORE);
     assert_returns(tls_send(fd[0], "", 0, 0), 0);
-    assert_int_equal(uktls_tx_pending(fd[0]), 10);
+    expect_pending(fd[0], 10);
     assert_fails(send_typed(fd[0], ALERT, "\1", 1, MSG_MORE), EINVAL);
     r.pattern = false;
     assert_returns(send_typed(fd[0], ALERT, "\1\0", 2, 0), 2);
@@ -113,7 +113,7 @@ static void test_tx26_blocking(void **state)
     drain_start(&d, fd[1], &keys);
     send_all(fd[0], 0, 8 << 20, 0);
     assert_ok(uktls_flush(fd[0], DEADLINE_MS));
-    assert_int_equal(uktls_tx_pending(fd[0]), 0);
+    expect_pending(fd[0], 0);
     assert_ok(uktls_close(fd[0]));
     drain_finish(&d, 8 << 20);
     close(fd[1]);
@@ -131,7 +131,7 @@ static void test_sendpage(void **state)
         assert_returns(tls_sendpage(fd[0], pattern(i * 4096, 4096), 0, 4096, i < 3 ? MSG_MORE : 0),
                        4096);
     assert_ok(uktls_flush(fd[0], DEADLINE_MS));
-    assert_int_equal(uktls_tx_pending(fd[0]), 0);
+    expect_pending(fd[0], 0);
     expect_records(&r, "23:16384");
     close_both(fd);
 }

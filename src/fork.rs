@@ -6,7 +6,7 @@
 //! threads stayed with the parent; its own connections start new ones.
 
 use std::cell::RefCell;
-use std::sync::{Arc, MutexGuard, Once};
+use std::sync::{MutexGuard, Once, Weak};
 
 use crate::engine::buffer;
 use crate::registry;
@@ -29,7 +29,7 @@ pub(crate) fn install() {
 type Held = (
     (
         MutexGuard<'static, ()>,
-        MutexGuard<'static, Vec<Arc<Connection>>>,
+        MutexGuard<'static, Vec<Weak<Connection>>>,
     ),
     MutexGuard<'static, Vec<Box<[u8]>>>,
     secret::Held,
@@ -51,9 +51,12 @@ extern "C" fn in_parent() {
 extern "C" fn in_child() {
     HELD.with_borrow_mut(|held| {
         if let Some(((_, lingering), _, _)) = held {
-            // The parent's to finish. They are not dropped: their locks may be held by threads
-            // that this process does not have.
-            lingering.drain(..).for_each(core::mem::forget);
+            // The parent's to finish. A strong reference is leaked, not dropped: its locks may be
+            // held by threads that this process does not have.
+            for connection in lingering.drain(..).filter_map(|weak| weak.upgrade()) {
+                connection.abandon();
+                core::mem::forget(connection);
+            }
         }
         *held = None;
     });

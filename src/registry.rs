@@ -7,7 +7,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::{ArcSwapOption, Guard};
 use rustix::io::Errno;
@@ -190,7 +190,7 @@ pub(crate) fn reset_in_child() {
 /// Keeps the table from changing while the process forks.
 pub(crate) fn hold() -> (
     MutexGuard<'static, ()>,
-    MutexGuard<'static, Vec<Arc<Connection>>>,
+    MutexGuard<'static, Vec<Weak<Connection>>>,
 ) {
     (attach_lock(), lingering())
 }
@@ -266,8 +266,8 @@ fn all() -> Vec<Arc<Connection>> {
         .filter_map(|entry| entry.get().ok().cloned())
         .collect();
     let mut lingering = lingering();
-    lingering.retain(|connection| connection.lingers());
-    all.extend(lingering.iter().cloned());
+    lingering.retain(|connection| connection.strong_count() > 0);
+    all.extend(lingering.iter().filter_map(Weak::upgrade));
     all
 }
 
@@ -275,12 +275,12 @@ fn remember_lingering(connection: &Arc<Connection>) {
     let mut lingering = lingering();
     // Swept when the list has doubled, so that closing stays cheap.
     if lingering.len() == lingering.capacity() {
-        lingering.retain(|connection| connection.lingers());
+        lingering.retain(|connection| connection.strong_count() > 0);
     }
-    lingering.push(Arc::clone(connection));
+    lingering.push(Arc::downgrade(connection));
 }
 
-fn lingering() -> MutexGuard<'static, Vec<Arc<Connection>>> {
+fn lingering() -> MutexGuard<'static, Vec<Weak<Connection>>> {
     LINGERING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -319,6 +319,7 @@ static CHUNKS: [OnceLock<Box<[Slot]>>; (1 << 20) / CHUNK] =
 
 static ATTACH: Mutex<()> = Mutex::new(());
 static FIRST: Mutex<()> = Mutex::new(());
-static LINGERING: Mutex<Vec<Arc<Connection>>> = Mutex::new(Vec::new());
+/// Closed by the program, not yet drained; each keeps itself alive.
+static LINGERING: Mutex<Vec<Weak<Connection>>> = Mutex::new(Vec::new());
 static CONFIG: ArcSwapOption<Config> = ArcSwapOption::const_empty();
 static PROCESS: ArcSwapOption<Process> = ArcSwapOption::const_empty();

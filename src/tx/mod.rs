@@ -115,8 +115,9 @@ pub struct Connection {
     moved: Event,
     /// The queue has shrunk to half, or the connection is dead: sleeping senders may go on.
     room: Event,
-    /// The socket, once it is ours alone (after `uktls_close`).
-    owned: Mutex<Option<OwnedFd>>,
+    /// The socket, once it is ours alone (after `uktls_close`), and what keeps us alive until the
+    /// last record is out, as nobody else may.
+    owned: Mutex<Option<(OwnedFd, Arc<Connection>)>>,
     watched: AtomicBool,
 }
 

@@ -2,14 +2,14 @@
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use super::open_record::OpenRecord;
 use super::ready_list::Head;
 use super::transmit::By;
 use super::writer::{Outcome, Segment};
-use super::{BLOCKED, CALLER_POLLS, Connection, SLEEPING, Sender};
+use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, SLEEPING, Sender};
 use crate::engine::{Buffer, Job, Kind};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -27,6 +27,23 @@ pub struct SendFlags {
     pub dont_wait: bool,
     /// `MSG_NOSIGNAL`.
     pub no_signal: bool,
+}
+
+/// One thread's turn at sending; its end finishes a close that came meanwhile.
+pub(super) struct Turn<'a> {
+    guard: Option<MutexGuard<'a, ()>>,
+    connection: &'a Arc<Connection>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.guard = None;
+        // Pairs with the fence in `Connection::after`.
+        fence(Ordering::SeqCst);
+        if self.connection.is(CLOSING) {
+            self.connection.after_call();
+        }
+    }
 }
 
 /// Where a send stands in the program's data.
@@ -106,15 +123,19 @@ impl Connection {
     }
 
     /// Waits for the calls of other threads to end (MT-2, MT-3).
-    pub(super) fn take_turn(&self, flags: SendFlags) -> Result<MutexGuard<'_, ()>> {
-        if let Some(turn) = try_lock(&self.turn) {
-            return Ok(turn);
+    pub(super) fn take_turn<'a>(self: &'a Arc<Self>, flags: SendFlags) -> Result<Turn<'a>> {
+        let turn = |guard| Turn {
+            guard: Some(guard),
+            connection: self,
+        };
+        if let Some(guard) = try_lock(&self.turn) {
+            return Ok(turn(guard));
         }
         // The holder sleeps because the kernel refused bytes: it owes everybody an EPOLLOUT.
         if self.is(SLEEPING) && (flags.dont_wait || self.shared.sys.is_nonblocking(self.fd())) {
             return Err(Error::WouldBlock);
         }
-        Ok(lock(&self.turn))
+        Ok(turn(lock(&self.turn)))
     }
 
     /// Every call on the stream begins here, and ends in [`Connection::end_call`].

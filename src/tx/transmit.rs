@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -242,7 +242,9 @@ impl Connection {
     ) -> Result<bool> {
         let drained = self.drain();
         let old = self.fd();
-        if drained != Ok(Drain::Pending) {
+        // A call of another thread keeps the socket until it returns (MT-11).
+        let idle = try_lock(&self.turn);
+        if drained != Ok(Drain::Pending) && idle.is_some() {
             self.set(BROKEN);
             self.shared.waker.forget(self, old);
             return Ok(true);
@@ -254,17 +256,28 @@ impl Connection {
             self.shared.waker.forget(self, old);
             // Release: pairs with the Acquire in `fd`.
             self.fd.store(socket.as_raw_fd(), Ordering::Release);
-            *lock(&self.owned) = Some(socket);
+            *lock(&self.owned) = Some((socket, Arc::clone(self)));
             self.set(CLOSING);
         }
+        drop(idle);
         // The rest may have gone out, or room may have come, while the number changed.
         self.transmit(By::Worker, Wait::Never, true);
         Ok(false)
     }
 
-    /// Whether a closed connection still has something to send.
-    pub fn lingers(&self) -> bool {
-        self.is(CLOSING) && lock(&self.owned).is_some()
+    /// The end of a call on a connection that was closed while it ran.
+    #[cold]
+    pub(super) fn after_call(self: &Arc<Self>) {
+        self.after(Outcome::Drained(self.list.head()));
+    }
+
+    /// In a forked child: a socket that lingers in the parent must not stay open here as well, or
+    /// its peer would not see the end.
+    pub(crate) fn abandon(&self) {
+        if self.is(CLOSING) && !self.is(BROKEN) {
+            // By number: the lock on the descriptor may be held by a thread that is not here.
+            let _ = crate::sys::net::close(self.fd());
+        }
     }
 
     /// What happens behind the last record.
@@ -274,7 +287,15 @@ impl Connection {
             return;
         }
         if self.is(CLOSING) {
-            if let Some(socket) = lock(&self.owned).take() {
+            // A call of another thread, or this one's own, keeps the socket until it returns
+            // (MT-11), and comes here then. SeqCst: either it sees CLOSING after its unlock, or
+            // this sees the unlock.
+            fence(Ordering::SeqCst);
+            if try_lock(&self.turn).is_none() {
+                return;
+            }
+            let owned = lock(&self.owned).take();
+            if let Some((socket, _keep)) = owned {
                 self.shared.waker.forget(self, socket.as_raw_fd());
                 self.set(BROKEN);
                 // Dropping the last descriptor of the socket sends the FIN.
