@@ -405,6 +405,19 @@ void expect_pending(int fd, size_t bytes)
     assert_int_equal(uktls_tx_pending(fd), bytes);
 }
 
+void expect_no_connections(void)
+{
+    struct uktls_stats stats = {.size = sizeof stats};
+    struct timespec pause = {.tv_nsec = 1000000};
+    for (int i = 0; i < DEADLINE_MS; i++) {
+        assert_ok(uktls_get_stats(&stats));
+        if (stats.tls_curr_tx_sw == 0)
+            return;
+        nanosleep(&pause, NULL);
+    }
+    fail_msg("%llu connections are left", (unsigned long long)stats.tls_curr_tx_sw);
+}
+
 ssize_t send_typed(int fd, unsigned char type, const void *data, size_t len, int flags)
 {
     union {

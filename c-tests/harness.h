@@ -128,6 +128,8 @@ void send_all(int fd, uint64_t position, size_t len, int flags);
 uint64_t fill_socket(int fd, uint64_t position, size_t step);
 /* Waits until exactly `bytes` are pending: the kernel has a record before it is counted as gone. */
 void expect_pending(int fd, size_t bytes);
+/* Waits until every connection of the process is gone, the lingering ones too. */
+void expect_no_connections(void);
 /* sendmsg with a record type. */
 ssize_t send_typed(int fd, unsigned char type, const void *data, size_t len, int flags);
 

@@ -78,7 +78,9 @@
 struct uktls_config {
     /* `sizeof(struct uktls_config)`, set by the caller. */
     size_t size;
-    /* `UKTLS_MODE_*`. */
+    /* `UKTLS_MODE_*`: which sockets the preload library takes over. Calls of this interface always
+     * do what they say.
+     */
     int mode;
     /* `UKTLS_ENGINE_*`. */
     int engine;
@@ -142,7 +144,7 @@ struct uktls_stats {
     uint64_t transmit_records_max;
     /* The most sealed bytes ever queued on one connection. */
     uint64_t queue_bytes_max;
-    /* The longest ready list ever seen (entries; a run of small records is one). */
+    /* The most records ever queued on one connection, sealed or being sealed. */
     uint64_t queue_records_max;
     /* Records sealed in the calling thread. */
     uint64_t sealed_inline;
@@ -182,7 +184,7 @@ struct uktls_info {
     uint64_t tx_bytes;
     /* Plaintext bytes accepted and not yet handed to the kernel. */
     uint64_t pending_bytes;
-    /* Entries on the ready list. */
+    /* Records sealed or being sealed, and not yet completely with the kernel. */
     uint64_t pending_records;
 };
 

@@ -83,7 +83,7 @@ stats! {
     transmit_records_max,
     /// The most bytes ever queued on one connection.
     queue_bytes_max,
-    /// The most records ever queued on one connection and not yet taken by a transmitter.
+    /// The most records ever queued on one connection, sealed or being sealed.
     queue_records_max,
     /// Records sealed in the caller.
     sealed_inline,

@@ -40,7 +40,8 @@ pub const UKTLS_AEAD_RUSTCRYPTO: c_int = 3;
 pub struct uktls_config {
     /// `sizeof(struct uktls_config)`, set by the caller.
     pub size: usize,
-    /// `UKTLS_MODE_*`.
+    /// `UKTLS_MODE_*`: which sockets the preload library takes over. Calls of this interface always
+    /// do what they say.
     pub mode: c_int,
     /// `UKTLS_ENGINE_*`.
     pub engine: c_int,
@@ -103,7 +104,7 @@ pub struct uktls_stats {
     pub transmit_records_max: u64,
     /// The most sealed bytes ever queued on one connection.
     pub queue_bytes_max: u64,
-    /// The longest ready list ever seen (entries; a run of small records is one).
+    /// The most records ever queued on one connection, sealed or being sealed.
     pub queue_records_max: u64,
     /// Records sealed in the calling thread.
     pub sealed_inline: u64,
@@ -145,6 +146,6 @@ pub struct uktls_info {
     pub tx_bytes: u64,
     /// Plaintext bytes accepted and not yet handed to the kernel.
     pub pending_bytes: u64,
-    /// Entries on the ready list.
+    /// Records sealed or being sealed, and not yet completely with the kernel.
     pub pending_records: u64,
 }
