@@ -150,6 +150,7 @@ test: deps
 
 test-rust:
 	$(CARGO) test --workspace
+	$(CARGO) test --features fault-injection --test faults
 
 # A filter that matches nothing would pass: the models have to be there.
 LOOM := LOOM_MAX_PREEMPTIONS=$${LOOM_MAX_PREEMPTIONS:-2} RUSTFLAGS='--cfg loom' \
