@@ -68,6 +68,9 @@ pub enum Role {
     Sink,
     #[command(name = idle::SUBCOMMAND, hide = true)]
     Idle(idle::ChildArgs),
+    /// Print how fast each AEAD implementation seals records, instead of the benchmarks
+    #[command(name = crate::aead::SUBCOMMAND)]
+    Aead(crate::aead::AeadArgs),
 }
 
 impl BenchArgs {

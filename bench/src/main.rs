@@ -2,6 +2,7 @@
 //!
 //! `README.md` beside this crate says what is measured and what is not.
 
+mod aead;
 mod args;
 mod clock;
 mod goals;
@@ -34,6 +35,7 @@ fn main() -> Result<()> {
         None => bench(&args),
         Some(Role::Sink) => sink::process::serve(),
         Some(Role::Idle(child)) => idle::child(child),
+        Some(Role::Aead(table)) => aead::print(table),
     }
 }
 
