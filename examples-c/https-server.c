@@ -22,7 +22,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -32,6 +31,7 @@
 #include <openssl/err.h>
 
 #include "http.h"
+#include "serving.h"
 #include "uktls_openssl.h"
 
 enum {
@@ -79,13 +79,6 @@ static struct {
     struct connection *connections;
     uint64_t now, max, accepted, requests;
 } server;
-
-static void die(const char *what)
-{
-    fprintf(stderr, "https-server: %s%s%s\n", what, errno ? ": " : "", errno ? strerror(errno) : "");
-    ERR_print_errors_fp(stderr);
-    exit(1);
-}
 
 static time_t seconds(void)
 {
@@ -451,27 +444,9 @@ static void connection_run(struct connection *c)
 
 static void print_stats(void)
 {
-    struct uktls_stats s;
-
-    memset(&s, 0, sizeof(s));
-    s.size = sizeof(s);
-    uktls_get_stats(&s);
     printf("{\"connections\":%" PRIu64 ",\"connections_max\":%" PRIu64 ",\"accepted\":%" PRIu64
            ",\"requests\":%" PRIu64, server.now, server.max, server.accepted, server.requests);
-#define COUNTER(name) printf(",\"" #name "\":%" PRIu64, s.name)
-    COUNTER(tls_curr_tx_sw);
-    COUNTER(tls_tx_sw);
-    COUNTER(tx_records);
-    COUNTER(tx_bytes);
-    COUNTER(tx_wire_bytes);
-    COUNTER(records_from_caller);
-    COUNTER(records_from_worker);
-    COUNTER(transmit_calls);
-    COUNTER(transmit_records_max);
-    COUNTER(sealed_inline);
-    COUNTER(sealed_threads);
-    COUNTER(errors);
-#undef COUNTER
+    print_counters();
     printf("}\n");
     fflush(stdout);
 }
@@ -537,31 +512,6 @@ static void watch(int fd, void *what)
         die("epoll_ctl");
 }
 
-static void open_listener(const char *host, uint16_t port)
-{
-    struct sockaddr_in address;
-    socklen_t len = sizeof(address);
-    int one = 1;
-
-    memset(&address, 0, sizeof(address));
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    if (inet_pton(AF_INET, host, &address.sin_addr) != 1) {
-        errno = EINVAL;
-        die(host);
-    }
-    server.listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (server.listener < 0)
-        die("socket");
-    setsockopt(server.listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    if (bind(server.listener, (struct sockaddr *)&address, sizeof(address)) < 0
-        || listen(server.listener, 1024) < 0
-        || getsockname(server.listener, (struct sockaddr *)&address, &len) < 0)
-        die("listen");
-    printf("listening on %s port %d\n", host, ntohs(address.sin_port));
-    fflush(stdout);
-}
-
 static void usage(void)
 {
     fputs("usage: https-server --cert FILE --key FILE [--dir DIR] [--host ADDRESS] [--port N]\n"
@@ -585,7 +535,6 @@ int main(int argc, char **argv)
     };
     const char *cert = NULL, *key = NULL, *dir = ".", *host = "127.0.0.1", *tls = "both";
     bool stats = false;
-    sigset_t signals;
     int option, port = 0;
 
     server.ctx = SSL_CTX_new(TLS_server_method());
@@ -631,15 +580,8 @@ int main(int argc, char **argv)
 
     /* OpenSSL's own socket writes would raise SIGPIPE when a reader has gone. */
     signal(SIGPIPE, SIG_IGN);
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGUSR1);
-    sigprocmask(SIG_BLOCK, &signals, NULL);
-    server.signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (server.signals < 0)
-        die("signalfd");
-    open_listener(host, (uint16_t)port);
+    server.signals = signals_open();
+    server.listener = listener_open(host, (uint16_t)port);
     watch(server.signals, &server.signals);
     watch(server.listener, &server.listener);
 

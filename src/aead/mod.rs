@@ -6,8 +6,8 @@
 //!
 //! # Which implementation
 //!
-//! `auto` takes the fastest that is present, per cipher. Measured by `cargo test --release --
-//! --ignored aead_speed` on an AMD EPYC (Zen 4): see `docs/performance.md`.
+//! `auto` takes the fastest that is present, per cipher, as `uktls-bench aead` measures it; see
+//! `docs/performance.md`.
 
 mod aws_lc;
 mod keys;
@@ -177,8 +177,8 @@ impl FromStr for Choice {
 /// ciphers, where that one lacks it: a setting does not break a connection.
 fn aead(cipher: Cipher, key: &[u8], choice: Choice) -> Result<(Provider, Box<dyn Aead>)> {
     let order: &[Provider] = match (choice, cipher) {
-        // The mean of both at 16 KiB is better with OpenSSL, small records are faster with AWS-LC;
-        // bulk is where the cipher decides.
+        // A third faster with OpenSSL at 16 KiB, where the cipher decides; about the same at
+        // 1 KiB; slower below, where it does not.
         (Choice::Auto, Cipher::ChaCha20Poly1305) => {
             &[Provider::OpenSsl, Provider::AwsLc, Provider::RustCrypto]
         }
