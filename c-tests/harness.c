@@ -474,6 +474,23 @@ int wait_child(pid_t child)
     return status;
 }
 
+void become_child(const char *what, int first, int second)
+{
+    int high[] = {fcntl(first, F_DUPFD, 100), second < 0 ? -1 : fcntl(second, F_DUPFD, 100)};
+    char engine[16];
+    for (int i = 0; i < 2; i++)
+        if (high[i] >= 0)
+            dup2(high[i], 3 + i);
+    for (int fd = second < 0 ? 4 : 5; fd < 1024; fd++)
+        close(fd);
+    snprintf(engine, sizeof engine, "%d", current_engine);
+    setenv("UKTLS_TEST_ENGINE", engine, 1);
+    setenv("UKTLS_TEST_CHILD", what, 1);
+    /* Not /proc/self/exe, which is valgrind's under valgrind. */
+    execl(program_invocation_name, program_invocation_name, (char *)NULL);
+    _exit(9);
+}
+
 static void on_signal(int number)
 {
     (void)number;

@@ -140,6 +140,10 @@ void close_both(int fd[2]);
 /* The wait status of `child`, which has to end in time. */
 int wait_child(pid_t child);
 
+/* In a forked child: becomes this program anew, told apart by UKTLS_TEST_CHILD=`what`, with
+ * `first` and `second` (-1: none) as its descriptors 3 and 4 and no other. */
+void become_child(const char *what, int first, int second);
+
 /* SIGPIPE and SIGUSR1 are counted once this was called. */
 void count_signal(int number, int sa_flags);
 extern _Atomic int signals_seen;

@@ -146,12 +146,9 @@ static void test_stats_file(void **state)
         tcp_pair(fd);
         pid_t child = fork();
         if (child == 0) {
-            dup2(fd[0], 3);
             dup2(open("/dev/null", O_WRONLY), 2);
             setenv("UKTLS_STATS_FILE", paths[i], 1);
-            setenv("UKTLS_TEST_CHILD", "1", 1);
-            execl("/proc/self/exe", "child", (char *)NULL);
-            _exit(9);
+            become_child("1", fd[0], -1);
         }
         assert_int_equal(wait_child(child), 0);
         close(fd[0]);

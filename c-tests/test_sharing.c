@@ -196,23 +196,12 @@ static void test_rule3_exit_drains(void **state)
         int fd[2], pipes[2];
         struct receiver r;
         struct keys keys = tls13_keys();
-        char engine[8];
         small_tcp_pair(fd);
         assert_ok(pipe(pipes));
         receiver_init(&r, fd[1], &keys);
-        snprintf(engine, sizeof engine, "%d", current_engine);
         pid_t child = fork();
-        if (child == 0) {
-            int socket = fcntl(fd[0], F_DUPFD, 20), report = fcntl(pipes[1], F_DUPFD, 20);
-            dup2(socket, 3);
-            dup2(report, 4);
-            for (int other = 5; other < 64; other++)
-                close(other);
-            setenv("UKTLS_TEST_CHILD", ways[i], 1);
-            setenv("UKTLS_TEST_ENGINE", engine, 1);
-            execl("/proc/self/exe", "child", (char *)NULL);
-            _exit(9);
-        }
+        if (child == 0)
+            become_child(ways[i], fd[0], pipes[1]);
         close(fd[0]);
         close(pipes[1]);
         uint64_t accepted = 0;

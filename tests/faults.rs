@@ -107,13 +107,23 @@ fn check(fault: Fault, len: usize, kind: i32, errno: i32) {
 #[test]
 fn a_panic_in_the_caller() {
     for len in [1, 5000, 16384] {
-        check(Fault::Panic, len, UKTLS_ENGINE_INLINE, libc::ENOTRECOVERABLE);
+        check(
+            Fault::Panic,
+            len,
+            UKTLS_ENGINE_INLINE,
+            libc::ENOTRECOVERABLE,
+        );
     }
 }
 
 #[test]
 fn a_panic_in_the_pool() {
-    check(Fault::Panic, 16384, UKTLS_ENGINE_THREADS, libc::ENOTRECOVERABLE);
+    check(
+        Fault::Panic,
+        16384,
+        UKTLS_ENGINE_THREADS,
+        libc::ENOTRECOVERABLE,
+    );
 }
 
 #[test]

@@ -79,7 +79,9 @@ fn round_robin(
     }
     let rows = forced.iter().zip(&mut speeds);
     Ok(rows
-        .map(|((_, provider), speeds)| (!speeds.is_empty()).then(|| (*provider, median(speeds.drain(..)))))
+        .map(|((_, provider), speeds)| {
+            (!speeds.is_empty()).then(|| (*provider, median(speeds.drain(..))))
+        })
         .collect())
 }
 

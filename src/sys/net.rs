@@ -90,9 +90,8 @@ impl Sys for Linux {
         (1..=libc::SIGRTMAX()).all(|number| {
             let mut action = core::mem::MaybeUninit::<libc::sigaction>::zeroed();
             // SAFETY: the new action is null, so nothing changes; the old one has room.
-            let known = unsafe {
-                libc::sigaction(number, core::ptr::null(), action.as_mut_ptr()) == 0
-            };
+            let known =
+                unsafe { libc::sigaction(number, core::ptr::null(), action.as_mut_ptr()) == 0 };
             // SAFETY: plain old data, zeroed above and perhaps written by the kernel.
             let action = unsafe { action.assume_init() };
             let caught = known && ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction);
