@@ -12,19 +12,13 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
 
-/// Whether a call may sleep for room in the socket's send buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// Fail with `EAGAIN` instead of sleeping, whatever the descriptor's mode.
-    Never,
-    /// Do as the descriptor's own mode says (`O_NONBLOCK`, `SO_SNDTIMEO`).
-    AsDescriptor,
-}
-
 /// What the transmit path asks of the kernel.
 pub trait Sys: Send + Sync {
-    /// `sendmsg(2)` of already sealed bytes; never raises `SIGPIPE`.
-    fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>], wait: Wait) -> Result<usize, Errno>;
+    /// `sendmsg(2)` of already sealed bytes; never sleeps, never raises `SIGPIPE`.
+    fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno>;
+    /// Sleeps until the socket has room, is dead, a signal handler has run (`EINTR`), or the time is
+    /// up (false).
+    fn wait_for_room(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Errno>;
     /// Whether `O_NONBLOCK` is set.
     fn is_nonblocking(&self, fd: RawFd) -> bool;
     /// `SO_SNDTIMEO`; `None` is "for ever".
@@ -46,11 +40,8 @@ pub trait Sys: Send + Sync {
 pub struct Linux;
 
 impl Sys for Linux {
-    fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>], wait: Wait) -> Result<usize, Errno> {
-        let flags = match wait {
-            Wait::Never => SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-            Wait::AsDescriptor => SendFlags::NOSIGNAL,
-        };
+    fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         if let [only] = bytes {
             // The kernel copies no msghdr and no vector: a tenth less for a short record.
             return rustix::net::send(borrow(fd)?, only, flags);
@@ -61,6 +52,16 @@ impl Sys for Linux {
             &mut SendAncillaryBuffer::default(),
             flags,
         )
+    }
+
+    fn wait_for_room(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Errno> {
+        use rustix::event::{PollFd, PollFlags, Timespec};
+        let mut fds = [PollFd::from_borrowed_fd(borrow(fd)?, PollFlags::OUT)];
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(t.subsec_nanos()),
+        });
+        rustix::event::poll(&mut fds, timeout.as_ref()).map(|ready| ready > 0)
     }
 
     fn is_nonblocking(&self, fd: RawFd) -> bool {
@@ -84,9 +85,9 @@ impl Sys for Linux {
 
     fn handlers_restart(&self) -> bool {
         // A sleep that ended early does not tell which handler ran, so all of them are asked. It
-        // happens once per signal in the middle of a blocking send, and costs some 10 us. (A
-        // blocking send of one byte would leave the decision to the kernel, but costs a fifth of
-        // the throughput of a connection whose buffer is always full.)
+        // happens once per signal in the middle of a blocking send, and costs some 10 us. (Sleeping
+        // in `sendmsg` would leave the decision to the kernel, but nobody else could come near the
+        // socket meanwhile: not a `close`, not a `fork`.)
         (1..=libc::SIGRTMAX()).all(|number| {
             let mut action = core::mem::MaybeUninit::<libc::sigaction>::zeroed();
             // SAFETY: the new action is null, so nothing changes; the old one has room.

@@ -11,7 +11,7 @@
 //! | --- | --- | --- |
 //! | `turn` | the sending calls as wholes: bytes of one call are contiguous (MT-2) | one call, its sleeps included |
 //! | `sender` | keys, sequence numbers, open record, run of sealed records | sealing in the caller, reserving a number and its slot as one step; never a sleep |
-//! | `writer` | the socket's write side | the gathered `sendmsg` |
+//! | `writer` | the socket's write side | the gathered `sendmsg`, which never sleeps |
 //! | ready list | slots, failure | one short step (leaf) |
 #![forbid(unsafe_code)]
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::open_record::OpenRecord;
 use super::ready_list::Head;
 use super::transmit::By;
@@ -15,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
 use crate::sync::{MutexGuard, Woken, lock, try_lock};
-use crate::sys::net::{Wait, raise_sigpipe};
+use crate::sys::net::raise_sigpipe;
 use crate::sys::pages::Pages;
 
 /// The flags of a send that mean something to TLS (TX-1).
@@ -184,7 +186,7 @@ impl Connection {
         self.publish(&mut sender);
         drop(sender);
         let outcome = match self.list.head() {
-            Head::Ready | Head::Failed => self.transmit(By::Caller, Wait::Never, false),
+            Head::Ready | Head::Failed => self.transmit(By::Caller, false),
             Head::Empty | Head::InFlight => None,
         };
         if self.is(CALLER_POLLS) {
@@ -230,30 +232,22 @@ impl Connection {
     }
 
     fn wait_for_room(self: &Arc<Self>, flags: SendFlags) -> Result<()> {
-        let wait = if flags.dont_wait {
-            Wait::Never
-        } else {
-            Wait::AsDescriptor
-        };
         // A call that sleeps does not look at the list.
         self.stop_polling(By::Caller);
-        // Known when it is first needed: two system calls that only a full queue is worth.
+        // Known when it is first needed: system calls that only a full queue is worth.
         let mut patience = None;
         while self.is_full() {
+            let patience = *patience.get_or_insert_with(|| self.patience(flags));
             let (room, moved) = (self.room.ticket(), self.moved.ticket());
             let (head, in_flight) = self.list.outlook();
             if in_flight > 0 {
-                let patience = *patience.get_or_insert_with(|| self.patience(flags));
-                if let Patience::Sleeps(timeout) = patience {
+                if patience.sleeps {
                     // Those who seal transmit as well, or the worker does when the socket has room:
                     // the caller's processor is the program's.
-                    self.set(SLEEPING);
-                    let woken = match self.is_full() {
-                        true => self.room.wait(room, timeout),
-                        false => Woken::Signalled,
-                    };
-                    self.unset(SLEEPING);
-                    slept(woken)?;
+                    self.asleep(|| match self.is_full() {
+                        true => slept(self.room.wait(room, patience.left())),
+                        false => Ok(()),
+                    })?;
                     self.check()?;
                     continue;
                 }
@@ -264,14 +258,18 @@ impl Connection {
                     continue;
                 }
             }
-            if wait == Wait::AsDescriptor {
-                self.set(SLEEPING);
-            }
-            let outcome = self.transmit(By::Caller, wait, true);
-            self.unset(SLEEPING);
-            match outcome {
-                Some(Outcome::Refused) => return Err(Error::WouldBlock),
-                Some(Outcome::Interrupted) => return Err(Error::Interrupted),
+            let by = if patience.sleeps {
+                By::Sleeper
+            } else {
+                By::Caller
+            };
+            match self.transmit(by, true) {
+                Some(Outcome::Refused) if !patience.sleeps => return Err(Error::WouldBlock),
+                Some(Outcome::Refused) => {
+                    let woken = self.asleep(|| self.sleep_for_room(patience));
+                    // The worker goes on where this call gives up.
+                    woken.inspect_err(|_| self.shared.waker.watch(self))?;
+                }
                 Some(Outcome::Failed(_)) => self.check()?,
                 Some(Outcome::Drained(_)) | None => {}
             }
@@ -280,12 +278,46 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a call with these flags may sleep, and how long.
+    /// Sleeps until the kernel has room, by its own readiness. Only `turn` is held meanwhile, so
+    /// that a `close` or a `fork` finds the connection at rest.
+    fn sleep_for_room(&self, patience: Patience) -> Result<()> {
+        loop {
+            let left = patience.left();
+            if left == Some(Duration::ZERO) {
+                // SO_SNDTIMEO ran out (TX-30).
+                return Err(Error::WouldBlock);
+            }
+            let slice = left.map_or(SLICE, |left| left.min(SLICE));
+            match self.shared.sys.wait_for_room(self.fd(), Some(slice)) {
+                Ok(true) => return Ok(()),
+                // Closed by another thread meanwhile: the number may be a stranger's now.
+                Ok(false) if self.is(CLOSING) => return Ok(()),
+                Ok(false) => {}
+                // TX-31: restarted if every handler asks for it and there is no time-out.
+                Err(Errno::INTR) if left.is_none() && self.shared.sys.handlers_restart() => {}
+                Err(Errno::INTR) => return Err(Error::Interrupted),
+                // The send that follows says what is wrong.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Runs `sleep` with the state saying so, for calls that do not wait for their turn.
+    fn asleep(&self, sleep: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.set(SLEEPING);
+        let woken = sleep();
+        self.unset(SLEEPING);
+        woken
+    }
+
+    /// Whether a call with these flags may sleep, and until when.
     fn patience(&self, flags: SendFlags) -> Patience {
         let sys = self.shared.sys;
-        match flags.dont_wait || sys.is_nonblocking(self.fd()) {
-            true => Patience::Asks,
-            false => Patience::Sleeps(sys.send_timeout(self.fd())),
+        let sleeps = !(flags.dont_wait || sys.is_nonblocking(self.fd()));
+        let timeout = sleeps.then(|| sys.send_timeout(self.fd())).flatten();
+        Patience {
+            sleeps,
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
         }
     }
 
@@ -493,12 +525,24 @@ impl Source<'_> {
 
 /// What a call does when there is no room.
 #[derive(Clone, Copy)]
-enum Patience {
-    /// It asks the kernel, which refuses and owes an event.
-    Asks,
-    /// It sleeps, for as long as `SO_SNDTIMEO` says.
-    Sleeps(Option<Duration>),
+struct Patience {
+    /// It sleeps; otherwise it asks the kernel, which refuses and owes an event.
+    sleeps: bool,
+    /// The end of `SO_SNDTIMEO`.
+    deadline: Option<Instant>,
 }
+
+impl Patience {
+    /// What is left of the time; `None` is for ever.
+    fn left(self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// The longest sleep on a descriptor's number: after so long at most it is looked up again, as a
+/// `close` in another thread may have given it away.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// Raises `SIGPIPE` for a broken pipe, unless the call said not to (TX-38).
 pub(super) fn signalled<T>(flags: SendFlags, result: Result<T>) -> Result<T> {

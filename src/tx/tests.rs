@@ -14,7 +14,6 @@ use crate::aead::RecordOpener;
 use crate::crypto_info::{CryptoInfo, expected_len};
 use crate::engine::threads::Pool;
 use crate::record::{HEADER_LEN, parse_header};
-use crate::sys::net::Wait;
 use core::result::Result;
 
 /// A kernel whose socket takes what the test says.
@@ -33,21 +32,13 @@ struct FakeSocket {
 }
 
 impl Sys for FakeSys {
-    fn send(&self, _: RawFd, bytes: &[IoSlice<'_>], wait: Wait) -> Result<usize, Errno> {
+    fn send(&self, _: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
         let mut socket = self.0.lock().unwrap();
         if let Some(errno) = socket.dead {
             return Err(errno);
         }
-        let sleeps = socket.blocking && wait == Wait::AsDescriptor;
-        if sleeps && core::mem::take(&mut socket.interrupt) {
-            return Err(Errno::INTR);
-        }
         let offered: usize = bytes.iter().map(|b| b.len()).sum();
-        let taken = if sleeps {
-            offered
-        } else {
-            offered.min(socket.room)
-        };
+        let taken = offered.min(socket.room);
         if taken == 0 {
             return Err(Errno::AGAIN);
         }
@@ -55,6 +46,14 @@ impl Sys for FakeSys {
         socket.wire.extend(&all[..taken]);
         socket.room = socket.room.saturating_sub(taken);
         Ok(taken)
+    }
+    fn wait_for_room(&self, _: RawFd, _: Option<Duration>) -> Result<bool, Errno> {
+        let mut socket = self.0.lock().unwrap();
+        if core::mem::take(&mut socket.interrupt) {
+            return Err(Errno::INTR);
+        }
+        socket.room = socket.room.saturating_add(5000);
+        Ok(true)
     }
     fn is_nonblocking(&self, _: RawFd) -> bool {
         !self.0.lock().unwrap().blocking

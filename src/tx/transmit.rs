@@ -16,12 +16,13 @@ use crate::engine::{Sealed, SealedRecord};
 use crate::error::{Error, Result};
 use crate::stats::STATS;
 use crate::sync::{Woken, lock, try_lock};
-use crate::sys::net::Wait;
 
 /// In whose context records go out, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     Caller,
+    /// A caller that sleeps if the kernel refuses bytes.
+    Sleeper,
     Worker,
 }
 
@@ -51,7 +52,7 @@ impl Connection {
     /// No wake-up is lost between the two: whoever queues a record does so under the ready list's
     /// lock before it tries the writer, and the holder looks at the list, under the same lock,
     /// after releasing the writer. One of the two comes second and sees the record.
-    pub(super) fn transmit(self: &Arc<Self>, by: By, wait: Wait, patient: bool) -> Option<Outcome> {
+    pub(super) fn transmit(self: &Arc<Self>, by: By, patient: bool) -> Option<Outcome> {
         loop {
             let mut writer = if patient {
                 lock(&self.writer)
@@ -67,7 +68,7 @@ impl Connection {
                 };
                 return Some(Outcome::Failed(errno));
             }
-            let (outcome, moved) = writer.transmit(self.shared.sys, self.fd(), &self.list, wait);
+            let (outcome, moved) = writer.transmit(self.shared.sys, self.fd(), &self.list);
             self.account(by, &moved);
             match outcome {
                 // Everything in front of the record that could not be sealed has gone out.
@@ -78,7 +79,7 @@ impl Connection {
                         self.room.signal();
                     }
                 }
-                Outcome::Refused | Outcome::Interrupted => {
+                Outcome::Refused => {
                     self.set(BLOCKED);
                 }
                 Outcome::Failed(errno) => {
@@ -90,7 +91,8 @@ impl Connection {
             if matches!(outcome, Outcome::Drained(_)) && self.list.head() == Head::Ready {
                 continue;
             }
-            if outcome == Outcome::Refused || outcome == Outcome::Interrupted {
+            // A caller that sleeps for the room transmits when it comes, or else tells the worker.
+            if outcome == Outcome::Refused && by != By::Sleeper {
                 self.shared.waker.watch(self);
             }
             self.after(outcome);
@@ -123,7 +125,7 @@ impl Connection {
         if let Some(sender) = try_lock(&self.sender).as_deref_mut() {
             self.publish(sender);
         }
-        self.transmit(By::Worker, Wait::Never, false);
+        self.transmit(By::Worker, false);
     }
 
     /// Transmits what a burst left behind, unless a call is at work.
@@ -134,7 +136,7 @@ impl Connection {
         self.deferral.begin();
         self.publish(&mut sender);
         drop(sender);
-        self.transmit(by, Wait::Never, false);
+        self.transmit(by, false);
     }
 
     /// Moves whatever is queued along as far as the kernel takes it at once (`tls_poll`).
@@ -178,7 +180,7 @@ impl Connection {
     /// The connection's sticky error.
     pub fn drain(self: &Arc<Self>) -> Result<Drain> {
         self.seal_open()?;
-        self.transmit(By::Caller, Wait::Never, true);
+        self.transmit(By::Caller, true);
         if self.is(BROKEN) {
             return self.check().map(|()| Drain::Done);
         }
@@ -261,7 +263,7 @@ impl Connection {
         }
         drop(idle);
         // The rest may have gone out, or room may have come, while the number changed.
-        self.transmit(By::Worker, Wait::Never, true);
+        self.transmit(By::Worker, true);
         Ok(false)
     }
 
@@ -334,7 +336,7 @@ impl Connection {
             STATS.tx_bytes.add(moved.plain);
             STATS.transmit_records_max.raise(moved.records_in_a_call);
             match by {
-                By::Caller => STATS.records_from_caller.add(moved.records),
+                By::Caller | By::Sleeper => STATS.records_from_caller.add(moved.records),
                 By::Worker => STATS.records_from_worker.add(moved.records),
             }
         }
@@ -373,7 +375,7 @@ impl Sealed for Connection {
         // Blocked: the worker waits for room and transmits then.
         if due && !self.is(CALLER_POLLS | BLOCKED) {
             STATS.deferred_scheduled.add(1);
-            self.transmit(By::Worker, Wait::Never, false);
+            self.transmit(By::Worker, false);
         }
         self.moved.signal();
     }
@@ -385,7 +387,7 @@ impl Connection {
     pub(super) fn stop_polling(self: &Arc<Self>, by: By) {
         self.unset(CALLER_POLLS);
         if self.list.head() == Head::Ready && !self.is(BLOCKED) {
-            self.transmit(by, Wait::Never, false);
+            self.transmit(by, false);
         }
     }
 }

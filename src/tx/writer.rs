@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::ready_list::{Head, ReadyList};
 use crate::engine::Buffer;
-use crate::sys::net::{Sys, Wait};
+use crate::sys::net::Sys;
 
 /// A run of consecutive sealed records in one buffer: often one full record, or many small ones.
 #[derive(Debug)]
@@ -34,8 +34,6 @@ pub(crate) enum Outcome {
     Drained(Head),
     /// The kernel has just refused bytes, and will tell when it has room.
     Refused,
-    /// A signal ended a sleep for room.
-    Interrupted,
     /// The connection is dead; the errno is the kernel's.
     Failed(Errno),
 }
@@ -70,7 +68,6 @@ impl Writer {
         sys: &dyn Sys,
         fd: RawFd,
         list: &ReadyList<Segment>,
-        wait: Wait,
     ) -> (Outcome, Moved) {
         let mut moved = Moved::default();
         loop {
@@ -85,23 +82,14 @@ impl Writer {
             if self.queue.is_empty() {
                 return (Outcome::Drained(head), moved);
             }
-            let (offered, result) = self.send(sys, fd, wait);
+            let (offered, result) = self.send(sys, fd);
             match result {
                 Ok(taken) => {
                     self.advance(taken, &mut moved);
                     // A short count means that the kernel ran out of room and remembers that
-                    // somebody waits for it (SOCK_NOSPACE), exactly as with EAGAIN. A sleeping
-                    // call returns a short count only after a signal or a time-out.
+                    // somebody waits for it (SOCK_NOSPACE), exactly as with EAGAIN.
                     if taken < offered {
-                        let slept = wait == Wait::AsDescriptor && !sys.is_nonblocking(fd);
-                        if !slept || sys.send_timeout(fd).is_some() {
-                            return (Outcome::Refused, moved);
-                        }
-                        // Had nothing been taken, the kernel itself would have gone on (TX-31).
-                        if sys.handlers_restart() {
-                            continue;
-                        }
-                        return (Outcome::Interrupted, moved);
+                        return (Outcome::Refused, moved);
                     }
                     // What became ready meanwhile is seen by the look behind the writer's lock.
                     if head != Head::Ready {
@@ -109,8 +97,7 @@ impl Writer {
                     }
                 }
                 // EWOULDBLOCK is the same number.
-                Err(Errno::AGAIN) => return (Outcome::Refused, moved),
-                Err(Errno::INTR) => return (Outcome::Interrupted, moved),
+                Err(Errno::AGAIN | Errno::INTR) => return (Outcome::Refused, moved),
                 // The kernel is short of memory for the moment; the bytes are still ours.
                 Err(Errno::NOBUFS | Errno::NOMEM) => return (Outcome::Refused, moved),
                 Err(errno) => return (Outcome::Failed(errno), moved),
@@ -136,7 +123,7 @@ impl Writer {
     }
 
     /// One `sendmsg` of all that is queued. Returns what was offered as well.
-    fn send(&self, sys: &dyn Sys, fd: RawFd, wait: Wait) -> (usize, Result<usize, Errno>) {
+    fn send(&self, sys: &dyn Sys, fd: RawFd) -> (usize, Result<usize, Errno>) {
         let mut slices = [IoSlice::new(&[]); IOV_MAX];
         let mut count = 0;
         let mut offered = 0;
@@ -148,7 +135,7 @@ impl Writer {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
-        (offered, sys.send(fd, &slices[..count], wait))
+        (offered, sys.send(fd, &slices[..count]))
     }
 
     fn advance(&mut self, mut taken: usize, moved: &mut Moved) {
