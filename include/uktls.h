@@ -2,19 +2,22 @@
  *
  * uktls: kernel TLS without the kernel.
  *
- * After a TLS 1.2 or 1.3 handshake, hand the sending keys of a connected stream socket to the
- * library; from then on send plain bytes, which leave the socket as sealed records, in order.
+ * After a TLS 1.2 or 1.3 handshake, hand the keys of a connected stream socket to the library; from
+ * then on send and receive plain bytes, which pass the socket as sealed records, in order.
  * Read in this order:
  *
- *   1. tls_tx_init()       keys in, as the crypto_info structs of <linux/tls.h>
+ *   1. tls_tx_init()       and tls_rx_init(): keys in, as the crypto_info structs of <linux/tls.h>
  *   2. tls_send()          and tls_sendmsg(), tls_sendfile(), tls_splice(), tls_sendpage()
- *   3. tls_poll()          wait for room, for non-blocking sockets
- *   4. uktls_flush()       wait until the kernel has every record
- *   5. tls_shutdown()      and uktls_close(): instead of shutdown(2) and close(2)
- *   6. uktls_get_info()    and uktls_get_stats(), uktls_configure()
+ *   3. tls_recv()          and tls_recvmsg(), tls_splice()
+ *   4. tls_poll()          wait for records or room, for non-blocking sockets
+ *   5. uktls_flush()       wait until the kernel has every record
+ *   6. tls_shutdown()      and uktls_close(): instead of shutdown(2) and close(2)
+ *   7. tls_setsockopt()    and tls_getsockopt(): options of a kernel TLS socket
+ *   8. uktls_get_info()    and uktls_get_stats(), uktls_configure()
  *
- * Once keys are set, use no other call to write to, shut down or close that descriptor: plain
- * bytes written past the library would break the record stream.
+ * Once keys are set, use no other call to write to, read from, shut down or close that descriptor:
+ * plain bytes written past the library would break the record stream. A direction without keys
+ * passes bytes on as they are.
  *
  * Names that begin with tls_ mirror a system call on a kernel TLS socket: its arguments, its
  * return value, its errno. Names that begin with uktls_ are this library's own. Every struct
@@ -112,18 +115,32 @@ struct uktls_stats {
     size_t size;
     /* TlsCurrTxSw: connections that have TX keys now. */
     uint64_t tls_curr_tx_sw;
-    /* TlsCurrRxSw. */
+    /* TlsCurrRxSw: connections that have RX keys now. */
     uint64_t tls_curr_rx_sw;
     /* TlsTxSw: connections that were given TX keys. */
     uint64_t tls_tx_sw;
-    /* TlsRxSw. */
+    /* TlsRxSw: connections that were given RX keys. */
     uint64_t tls_rx_sw;
-    /* TlsDecryptError. */
+    /* TlsDecryptError: received records that were not authentic, each attempt. */
     uint64_t tls_decrypt_error;
+    /* TlsDecryptRetry: with TLS_RX_EXPECT_NO_PAD, records that the kernel would have opened twice. */
+    uint64_t tls_decrypt_retry;
+    /* TlsRxNoPadViolation: of those, padded ones. */
+    uint64_t tls_rx_no_pad_violation;
+    /* TlsRxRekeyOk: RX keys replaced. */
+    uint64_t tls_rx_rekey_ok;
+    /* TlsRxRekeyError: refused attempts to replace RX keys. */
+    uint64_t tls_rx_rekey_error;
     /* TlsTxRekeyOk: TX keys replaced. */
     uint64_t tls_tx_rekey_ok;
     /* TlsTxRekeyError: refused attempts to replace TX keys. */
     uint64_t tls_tx_rekey_error;
+    /* TlsRxRekeyReceived: KeyUpdate messages received. */
+    uint64_t tls_rx_rekey_received;
+    /* Records opened. */
+    uint64_t rx_records;
+    /* Plaintext bytes delivered to the program. */
+    uint64_t rx_bytes;
     /* Records handed to the kernel completely. */
     uint64_t tx_records;
     /* Their plaintext bytes. */
@@ -158,20 +175,24 @@ struct uktls_stats {
 struct uktls_info {
     /* `sizeof(struct uktls_info)`, set by the caller. */
     size_t size;
-    /* `TLS_1_2_VERSION` or `TLS_1_3_VERSION`. */
+    /* `TLS_1_2_VERSION` or `TLS_1_3_VERSION`; 0 before keys are set. */
     uint16_t version;
-    /* `TLS_CIPHER_*`. */
+    /* `TLS_CIPHER_*`; 0 before keys are set. */
     uint16_t cipher;
     /* `TLS_CONF_SW` (2) if TX keys are set, `TLS_CONF_BASE` (1) if not. */
     uint16_t txconf;
     /* The same for RX. */
     uint16_t rxconf;
-    /* Sequence number of the next TX record, big-endian. */
+    /* Sequence number of the next TX record, big-endian; 0 without TX keys. */
     uint8_t tx_rec_seq[8];
+    /* Sequence number of the next RX record to be opened, big-endian; 0 without RX keys. */
+    uint8_t rx_rec_seq[8];
     /* Most plaintext bytes in a TX record. */
     uint16_t tx_max_payload_len;
-    /* Padding, 0. */
-    uint16_t reserved;
+    /* Whether TLS_RX_EXPECT_NO_PAD is set. */
+    uint8_t rx_no_pad;
+    /* Whether TLS_TX_ZEROCOPY_RO is set. */
+    uint8_t zc_ro_tx;
     /* `UKTLS_ENGINE_*` in force for this connection. */
     int engine;
     /* `UKTLS_AEAD_*` in use. */
@@ -186,6 +207,10 @@ struct uktls_info {
     uint64_t pending_bytes;
     /* Records sealed or being sealed, and not yet completely with the kernel. */
     uint64_t pending_records;
+    /* Records opened. */
+    uint64_t rx_records;
+    /* Plaintext bytes delivered to the program. */
+    uint64_t rx_bytes;
 };
 
 #ifdef __cplusplus
@@ -205,7 +230,7 @@ extern "C" {
  * EBADF, ENOTSOCK `fd` is not open or no socket; ENOPROTOOPT, EOPNOTSUPP no stream socket;
  * ENOTCONN not connected, or already shut down by either side;
  * EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
- * to be combined, or a rekey with another version or cipher;
+ * to be combined or not those of the RX keys, or a rekey with another version or cipher;
  * EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
  * ENOTRECOVERABLE the keys on `fd` were set before a fork, or an internal fault.
  *
@@ -217,14 +242,57 @@ extern "C" {
  */
 int tls_tx_init(int fd, const void *crypto_info, size_t len);
 
-/* Read an option of `fd`. `SOL_TLS`/`TLS_TX`: the crypto_info struct with the sequence number of
- * the next record (`*optlen` its exact size), or version and cipher only (`*optlen` 4).
- * `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t. `SOL_SOCKET`/`SO_ERROR`: the pending error,
- * deferred failures included, which is cleared. All other options: as getsockopt(2).
+/* Set the RX keys of a finished TLS handshake on `fd`: what is unread in the socket, and all that
+ * follows, are TLS records, whose content `tls_recv` and its kin deliver. A second call on a TLS 1.3
+ * connection replaces the keys (rekey), after the peer's KeyUpdate.
+ *
+ * Arguments, return value and errors as for `tls_tx_init`; both directions of a socket have the same
+ * version and cipher. A TCP socket wakes `poll`, `epoll` and the like exactly when there is
+ * something to be received; other stream sockets, at the first byte of a record. The library keeps
+ * `SO_RCVLOWAT` of the socket for that: the program's own is set by `tls_setsockopt`.
+ *
+ * Any thread may call it, also while another sleeps in a receive. Since 0.1. Mirrors
+ * setsockopt(TCP_ULP) and setsockopt(SOL_TLS, TLS_RX) (Linux net/tls/tls_main.c).
+ *
+ * Requires:
+ * `crypto_info` is NULL or readable for `len` bytes.
+ */
+int tls_rx_init(int fd,
+                const void *crypto_info,
+                size_t len);
+
+/* Set an option of `fd`. `SOL_TCP`/`TCP_ULP` with "tls": attaches TLS; without keys the socket
+ * passes bytes on as they are. `SOL_TLS`/`TLS_TX`, `TLS_RX`: the keys, as `tls_tx_init` and
+ * `tls_rx_init`, on a socket with TLS attached. `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t, the
+ * most plaintext bytes in a sent record, 64 to 16384 (TLS 1.3: 63). `SOL_TLS`/`TLS_RX_EXPECT_NO_PAD`
+ * and `TLS_TX_ZEROCOPY_RO`: 0 or 1, kept, without effect on what is sent and received.
+ * `SOL_SOCKET`/`SO_RCVLOWAT` on a socket with RX keys: kept for `tls_recv`. All other options: as
+ * setsockopt(2).
+ *
+ * Returns 0, or -1 with errno, nothing having changed: EBADF, ENOTSOCK; EEXIST TLS is attached
+ * already; ENOENT an unknown ULP; ENOTCONN; ENOPROTOOPT an unknown SOL_TLS option, or a socket
+ * without TLS; EINVAL a wrong length or value; EFAULT; EBUSY a record is open, or TLS 1.2 keys are
+ * set already; others as setsockopt(2).
+ * Since 0.1. Mirrors setsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
+ *
+ * Requires:
+ * `optval` is NULL or readable for `optlen` bytes.
+ */
+int tls_setsockopt(int fd,
+                   int level,
+                   int optname,
+                   const void *optval,
+                   socklen_t optlen);
+
+/* Read an option of `fd`. `SOL_TLS`/`TLS_TX`, `TLS_RX`: the crypto_info struct with the sequence
+ * number of the next record (`*optlen` its exact size), or version and cipher only (`*optlen` 4).
+ * The other options of `tls_setsockopt`: their values. `SOL_SOCKET`/`SO_ERROR`: the pending error,
+ * of deferred transmission and of received records too, which is cleared. All other options: as
+ * getsockopt(2).
  *
  * Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT `optlen` is NULL; EINVAL `optval` is NULL
- * or `*optlen` not one of the sizes above; ENOPROTOOPT an unknown SOL_TLS option, or a socket
- * without TX keys; others as getsockopt(2).
+ * or `*optlen` not one of the sizes above; EBUSY the direction has no keys; ENOPROTOOPT an unknown
+ * SOL_TLS option; ENOPROTOOPT, EOPNOTSUPP a socket without TLS; others as getsockopt(2).
  * Since 0.1. Mirrors getsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
  *
  * Requires:
@@ -269,6 +337,43 @@ int uktls_get_info(int fd, struct uktls_info *info);
 
 /* The version of the library, as "MAJOR.MINOR.PATCH". Static, never NULL. Since 0.1. */
 const char *uktls_version(void);
+
+/* Receive up to `len` bytes of application data from `fd`.
+ *
+ * Returns the bytes received (records are merged; a record that does not fit is continued by the
+ * next call), 0 at the end of the stream, or -1 with errno. `flags`: MSG_DONTWAIT, MSG_PEEK,
+ * MSG_WAITALL; MSG_TRUNC and MSG_OOB are ignored; MSG_ERRQUEUE is passed to the socket.
+ * A blocking descriptor waits until a record is complete, SO_RCVTIMEO runs out, or a signal comes.
+ *
+ * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` is NULL; EAGAIN; EINTR; EIO a
+ * record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
+ * its type reads it; EBADMSG a record is not authentic, EMSGSIZE too long, EINVAL of another
+ * version: what follows is never delivered; EKEYEXPIRED the peer has changed its keys, and
+ * `tls_rx_init` has not been called with the new ones; ECONNRESET and other network errors;
+ * ENOTRECOVERABLE keys set before a fork, or an internal fault.
+ * Any thread may call it; the bytes of one call are contiguous in the stream. Without RX keys it is
+ * recv(2). Since 0.1. Mirrors recv(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+ *
+ * Requires:
+ * `buf` is NULL or writable for `len` bytes.
+ */
+ptrdiff_t tls_recv(int fd, void *buf, size_t len, int flags);
+
+/* Receive into `msg->msg_iov`: application data as `tls_recv`, or one record of another type. With
+ * room in `msg->msg_control` (CMSG_SPACE(1) bytes) the type is told by a control message of level
+ * SOL_TLS and type TLS_GET_RECORD_TYPE, for application data too.
+ *
+ * Returns and fails as `tls_recv`; EFAULT for NULL in `msg` or in its first entry with a length,
+ * EMSGSIZE for more than 1024 entries. `msg->msg_flags`: MSG_EOR a record was consumed to its end,
+ * MSG_CTRUNC there was no room for the type. An empty record of another type returns 0 with its
+ * type. On failure `msg` is unchanged, but its control buffer may have been written to.
+ * Since 0.1. Mirrors recvmsg(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+ *
+ * Requires:
+ * `msg` is NULL or points to a `struct msghdr` whose pointers are NULL or writable for their
+ * lengths.
+ */
+ptrdiff_t tls_recvmsg(int fd, struct msghdr *msg, int flags);
 
 /* Queue `len` bytes as TLS application data on `fd`.
  *
@@ -333,17 +438,20 @@ ptrdiff_t tls_sendpage(int fd, const void *page, size_t offset, size_t size, int
  */
 ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
 
-/* Move up to `len` bytes from the pipe `fd_in` to the TLS connection `fd_out`. `flags`:
- * SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not wait for the
- * pipe or for room; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
- * `off_in` and `off_out` must be NULL.
+/* Move up to `len` bytes between a pipe and a TLS connection: from the pipe `fd_in` to the
+ * connection `fd_out`, or from the connection `fd_in` to the pipe `fd_out`, then of one record at
+ * most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK waits for
+ * neither end; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
+ * `off_out` must be NULL.
  *
- * Returns the bytes moved, 0 at the end of the pipe, or -1 with errno: as `tls_send`; ESPIPE an
- * offset was given; EINVAL another flag, or `fd_in` is no pipe.
- * Since 0.1. Mirrors splice(2) to a kTLS socket.
+ * Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or
+ * `tls_recv`; ESPIPE an offset was given; EINVAL another flag, the other end is no pipe, or a record
+ * that is no application data comes next.
+ * Since 0.1. Mirrors splice(2) on a kTLS socket.
  *
  * Requires:
- * `off_in` and `off_out` are not followed.
+ * `off_in` and `off_out` are not followed unless the direction of the connection has no keys: then
+ * they are as for splice(2).
  */
 ptrdiff_t tls_splice(int fd_in,
                      off_t *off_in,

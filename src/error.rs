@@ -1,6 +1,8 @@
 //! The one error type of the library, and the one place where it becomes an errno.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use rustix::io::Errno;
 
 /// Everything that a call can fail with.
@@ -34,8 +36,15 @@ pub enum Error {
     WouldBlock,
     /// A signal arrived before anything was accepted.
     Interrupted,
-    /// A record could not be sealed, or the sequence numbers are used up.
+    /// A record could not be sealed, the sequence numbers are used up, or a received record is not
+    /// authentic.
     SealFailed,
+    /// A received record is none: its header, its padding or its content type (RX-3, REC-9, RX-22).
+    BadRecord,
+    /// A control record comes next, and the call has no room to tell its type.
+    ControlRecord,
+    /// The peer has changed its keys, and the new ones are not set yet.
+    KeyExpired,
     /// The write side is gone: shut down here, or reset by the peer.
     BrokenPipe,
     /// Our own fault (a caught panic), or keys that this process may not use (after `fork`).
@@ -67,6 +76,12 @@ impl Error {
             Error::Interrupted => Errno::INTR,
             // tls_sw.c: tls_err_abort(sk, -EBADMSG) (REC-13, TX-36).
             Error::SealFailed => Errno::BADMSG,
+            // tls_sw.c: tls_rx_msg_size, tls_padding_length.
+            Error::BadRecord => Errno::BADMSG,
+            // tls_sw.c: tls_record_content_type.
+            Error::ControlRecord => Errno::IO,
+            // tls_sw.c: tls_rx_rec_wait.
+            Error::KeyExpired => Errno::KEYEXPIRED,
             // tcp.c: do_tcp_sendmsg on a shut-down socket (TX-38, TX-39).
             Error::BrokenPipe => Errno::PIPE,
             // Ours only.
@@ -93,6 +108,32 @@ impl core::fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// The error that a socket reports to its next call, in either direction (TX-34, TX-35): the
+/// kernel's `sk_err`.
+#[derive(Debug, Default)]
+pub struct PendingError(AtomicI32);
+
+impl PendingError {
+    /// Sets the error.
+    pub fn set(&self, errno: Errno) {
+        // Release: pairs with the Acquire in `peek`; what led to the error is seen with it.
+        self.0.store(errno.raw_os_error(), Ordering::Release);
+    }
+
+    /// The error, which stays.
+    pub fn peek(&self) -> Option<Errno> {
+        let raw = self.0.load(Ordering::Acquire);
+        (raw != 0).then(|| Errno::from_raw_os_error(raw))
+    }
+
+    /// The error, which is reported with this call and gone.
+    pub fn take(&self) -> Option<Errno> {
+        self.peek()?;
+        let raw = self.0.swap(0, Ordering::AcqRel);
+        (raw != 0).then(|| Errno::from_raw_os_error(raw))
+    }
+}
 
 /// What a call of this library returns inside Rust.
 pub type Result<T> = core::result::Result<T, Error>;

@@ -6,13 +6,13 @@
 //! threads stayed with the parent; its own connections start new ones.
 
 use std::cell::RefCell;
-use std::sync::{MutexGuard, Once, Weak};
+use std::sync::{MutexGuard, Once};
 
 use crate::engine::buffer;
 use crate::registry;
+use crate::rx::window;
 use crate::stats::STATS;
 use crate::sys::{fork_guard, secret};
-use crate::tx::Connection;
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
 /// linked so that it is never unloaded.
@@ -27,10 +27,8 @@ pub(crate) fn install() {
 }
 
 type Held = (
-    (
-        MutexGuard<'static, ()>,
-        MutexGuard<'static, Vec<Weak<Connection>>>,
-    ),
+    registry::Held,
+    MutexGuard<'static, Vec<Box<[u8]>>>,
     MutexGuard<'static, Vec<Box<[u8]>>>,
     secret::Held,
 );
@@ -40,7 +38,12 @@ thread_local! {
 }
 
 extern "C" fn before() {
-    let held = (registry::hold(), buffer::hold(), secret::hold());
+    let held = (
+        registry::hold(),
+        buffer::hold(),
+        window::hold(),
+        secret::hold(),
+    );
     HELD.with_borrow_mut(|slot| *slot = Some(held));
 }
 
@@ -50,7 +53,7 @@ extern "C" fn in_parent() {
 
 extern "C" fn in_child() {
     HELD.with_borrow_mut(|held| {
-        if let Some(((_, lingering), _, _)) = held {
+        if let Some(((_, lingering), ..)) = held {
             // The parent's to finish. A strong reference is leaked, not dropped: its locks may be
             // held by threads that this process does not have.
             for connection in lingering.drain(..).filter_map(|weak| weak.upgrade()) {

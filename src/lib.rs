@@ -27,6 +27,7 @@ mod logging;
 pub mod record;
 #[cfg(not(loom))]
 pub mod registry;
+pub mod rx;
 pub mod stats;
 mod sync;
 pub mod sys;

@@ -63,6 +63,26 @@ stats! {
     tx_rekey_ok,
     /// `TlsTxRekeyError`.
     tx_rekey_error,
+    /// `TlsCurrRxSw`: connections that have RX keys now.
+    curr_rx_sw,
+    /// `TlsRxSw`: connections that were given RX keys.
+    rx_sw,
+    /// `TlsDecryptError`: received records that were not authentic, each attempt.
+    decrypt_error,
+    /// `TlsDecryptRetry`: no-pad mode, records that the kernel would have opened twice.
+    decrypt_retry,
+    /// `TlsRxNoPadViolation`: of those, padded ones.
+    rx_no_pad_violation,
+    /// `TlsRxRekeyOk`.
+    rx_rekey_ok,
+    /// `TlsRxRekeyError`.
+    rx_rekey_error,
+    /// `TlsRxRekeyReceived`: KeyUpdate messages received.
+    rx_rekey_received,
+    /// Records opened.
+    rx_records,
+    /// Plaintext bytes delivered to the program.
+    rx_bytes,
     /// Records handed to the kernel completely.
     tx_records,
     /// Their plaintext bytes.
@@ -124,6 +144,10 @@ fn json_line(pid: u32) -> String {
         ("tx_records", &s.tx_records),
         ("tx_bytes", &s.tx_bytes),
         ("tx_wire_bytes", &s.tx_wire_bytes),
+        ("rx_sw", &s.rx_sw),
+        ("rx_records", &s.rx_records),
+        ("rx_bytes", &s.rx_bytes),
+        ("decrypt_error", &s.decrypt_error),
         ("errors", &s.errors),
         ("deferred_scheduled", &s.deferred_scheduled),
         ("deferred_cancelled", &s.deferred_cancelled),
@@ -135,7 +159,7 @@ fn json_line(pid: u32) -> String {
         ("sealed_inline", &s.sealed_inline),
         ("sealed_threads", &s.sealed_threads),
     ];
-    let mut line = format!("{{\"pid\":{pid},\"rx_sw\":0,\"rx_records\":0,\"rx_bytes\":0");
+    let mut line = format!("{{\"pid\":{pid}");
     for (name, counter) in fields {
         // Writing to a string cannot fail.
         let _ = write!(line, ",\"{name}\":{}", counter.get());

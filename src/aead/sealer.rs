@@ -180,6 +180,12 @@ impl RecordSealer {
 }
 
 impl RecordOpener {
+    /// Implementation in use.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.direction.provider
+    }
+
     /// Sets the keys up with an AEAD implementation.
     ///
     /// # Errors
@@ -196,7 +202,8 @@ impl RecordOpener {
     /// TLS 1.3: padding is stripped (REC-9), and only outer type 23 is accepted (REC-10).
     ///
     /// # Errors
-    /// [`Error::SealFailed`] (EBADMSG) if the record is not authentic or has no content type.
+    /// [`Error::SealFailed`] if the record is not authentic, [`Error::BadRecord`] if it has no
+    /// content type; both are EBADMSG.
     pub fn open(&self, rec_seq: u64, record: &[u8], out: &mut [u8]) -> Result<(u8, usize)> {
         let d = &self.direction;
         let (prefix, sealed) = record
@@ -214,14 +221,14 @@ impl RecordOpener {
                 d.aead.open(&nonce, &aad, sealed, out)?;
                 Ok((outer_type, len))
             }
-            Version::Tls13 if outer_type != APPLICATION_DATA => Err(Error::SealFailed),
+            Version::Tls13 if outer_type != APPLICATION_DATA => Err(Error::BadRecord),
             Version::Tls13 => {
                 d.aead
                     .open(&nonce, &record::aad_tls13(sealed.len()), sealed, out)?;
                 let end = out
                     .iter()
                     .rposition(|byte| *byte != 0)
-                    .ok_or(Error::SealFailed)?;
+                    .ok_or(Error::BadRecord)?;
                 Ok((out[end], end))
             }
         }

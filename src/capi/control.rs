@@ -3,7 +3,7 @@
 use core::ffi::c_int;
 
 use crate::error::{Error, Result};
-use crate::sys::abi::{SOL_TLS, TLS_SET_RECORD_TYPE};
+use crate::sys::abi::{SOL_TLS, TLS_GET_RECORD_TYPE, TLS_SET_RECORD_TYPE};
 use crate::tx::SendFlags;
 
 /// The flags of a send, checked as the kernel does before anything else happens (TX-1, TX-2).
@@ -59,6 +59,41 @@ pub(super) fn record_type(control: &[u8]) -> Result<Option<u8>> {
     record_type.map(Some).ok_or(Error::Invalid)
 }
 
+/// A control message on its way into the program's buffer.
+pub(super) struct Message {
+    pub bytes: [u8; HEADER + 8],
+    /// Bytes that fit.
+    pub len: usize,
+    /// The type itself did not fit.
+    pub is_cut: bool,
+}
+
+/// Whether a control buffer of `room` bytes holds a record type (RX-13, RX-15).
+pub(super) fn tells_type(room: usize) -> bool {
+    room > HEADER
+}
+
+/// The control message that tells a received record's type, cut to `room` bytes as the kernel's
+/// `put_cmsg` does (RX-13, RX-14).
+pub(super) fn record_type_message(content_type: u8, room: usize) -> Message {
+    let mut bytes = [0; HEADER + 8];
+    let is_cut = !tells_type(room);
+    let len = if is_cut { HEADER } else { HEADER + 1 };
+    bytes[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+    bytes[size_of::<usize>()..][..4].copy_from_slice(&SOL_TLS.to_ne_bytes());
+    bytes[size_of::<usize>() + 4..][..4].copy_from_slice(&TLS_GET_RECORD_TYPE.to_ne_bytes());
+    bytes[HEADER] = content_type;
+    Message {
+        bytes,
+        len: if room < HEADER {
+            0
+        } else {
+            room.min(bytes.len())
+        },
+        is_cut,
+    }
+}
+
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
     bytes
         .get(at..at + N)
@@ -110,6 +145,29 @@ mod tests {
         ] {
             assert_eq!(record_type(&bad), Err(Error::Invalid), "{bad:?}");
         }
+    }
+
+    /// RX-13, RX-14: 24 bytes, or what fits; without room for the type, none of it.
+    #[test]
+    fn the_type_message_is_cut_as_by_the_kernel() {
+        for (room, len, is_cut) in [
+            (0, 0, true),
+            (15, 0, true),
+            (16, 16, true),
+            (17, 17, false),
+            (23, 23, false),
+            (24, 24, false),
+            (64, 24, false),
+        ] {
+            let message = record_type_message(21, room);
+            assert_eq!((message.len, message.is_cut), (len, is_cut), "{room}");
+            assert_eq!(record_type_of(&message), (!is_cut).then_some(21), "{room}");
+        }
+    }
+
+    fn record_type_of(message: &Message) -> Option<u8> {
+        let len = usize::from_ne_bytes(message.bytes[..8].try_into().unwrap());
+        (message.len >= len && len == 17).then(|| message.bytes[16])
     }
 
     /// TX-1, TX-2.

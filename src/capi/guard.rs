@@ -27,9 +27,9 @@ pub(super) fn guard<T: CReturn>(fd: c_int, body: impl FnOnce() -> Result<T>) -> 
         // Poisoning is not worth a second panic.
         let _ = catch_unwind(|| {
             if let Ok(found) = registry::entry(fd)
-                && let Ok(connection) = found.get()
+                && let Ok(socket) = found.get()
             {
-                connection.poison();
+                socket.poison();
             }
         });
         Err(Error::NotRecoverable)

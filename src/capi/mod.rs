@@ -8,11 +8,13 @@ mod control;
 mod guard;
 mod options;
 mod process;
+mod receive;
 mod send;
 pub mod types;
 
-pub use options::{tls_getsockopt, tls_tx_init};
+pub use options::{tls_getsockopt, tls_rx_init, tls_setsockopt, tls_tx_init};
 pub use process::{uktls_configure, uktls_get_info, uktls_get_stats, uktls_version};
+pub use receive::{tls_recv, tls_recvmsg};
 pub use send::{
     tls_poll, tls_send, tls_sendfile, tls_sendmsg, tls_sendpage, tls_shutdown, tls_splice,
     uktls_close, uktls_flush, uktls_tx_pending,

@@ -7,8 +7,12 @@ use crate::aead::TrafficKeys;
 use crate::crypto_info::{self, CryptoInfo};
 use crate::error::{Error, Result};
 use crate::fork;
-use crate::registry;
-use crate::sys::abi::{SOL_TLS, TLS_TX, TLS_TX_MAX_PAYLOAD_LEN};
+use crate::record::Version;
+use crate::registry::{self, Direction, Socket};
+use crate::sys::abi::{
+    SOL_TCP, SOL_TLS, TCP_ULP, TLS_RX, TLS_RX_EXPECT_NO_PAD, TLS_TX, TLS_TX_MAX_PAYLOAD_LEN,
+    TLS_TX_ZEROCOPY_RO,
+};
 use crate::sys::net;
 
 /// Set the TX keys of a finished TLS handshake on `fd`: from the return of this call, every byte
@@ -24,7 +28,7 @@ use crate::sys::net;
 /// EBADF, ENOTSOCK `fd` is not open or no socket; ENOPROTOOPT, EOPNOTSUPP no stream socket;
 /// ENOTCONN not connected, or already shut down by either side;
 /// EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
-/// to be combined, or a rekey with another version or cipher;
+/// to be combined or not those of the RX keys, or a rekey with another version or cipher;
 /// EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
 /// ENOTRECOVERABLE the keys on `fd` were set before a fork, or an internal fault.
 ///
@@ -39,19 +43,103 @@ pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len:
         // SAFETY: our caller promises NULL or `len` readable bytes.
         let info = unsafe { bytes(crypto_info.cast(), len) };
         fork::install();
-        registry::tx_init(fd, || keys(info))?;
+        registry::set_keys(fd, Direction::Tx, || keys(info))?;
         Ok(0)
     })
 }
 
-/// Read an option of `fd`. `SOL_TLS`/`TLS_TX`: the crypto_info struct with the sequence number of
-/// the next record (`*optlen` its exact size), or version and cipher only (`*optlen` 4).
-/// `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t. `SOL_SOCKET`/`SO_ERROR`: the pending error,
-/// deferred failures included, which is cleared. All other options: as getsockopt(2).
+/// Set the RX keys of a finished TLS handshake on `fd`: what is unread in the socket, and all that
+/// follows, are TLS records, whose content `tls_recv` and its kin deliver. A second call on a TLS 1.3
+/// connection replaces the keys (rekey), after the peer's KeyUpdate.
+///
+/// Arguments, return value and errors as for `tls_tx_init`; both directions of a socket have the same
+/// version and cipher. A TCP socket wakes `poll`, `epoll` and the like exactly when there is
+/// something to be received; other stream sockets, at the first byte of a record. The library keeps
+/// `SO_RCVLOWAT` of the socket for that: the program's own is set by `tls_setsockopt`.
+///
+/// Any thread may call it, also while another sleeps in a receive. Since 0.1. Mirrors
+/// setsockopt(TCP_ULP) and setsockopt(SOL_TLS, TLS_RX) (Linux net/tls/tls_main.c).
+///
+/// # Safety
+/// `crypto_info` is NULL or readable for `len` bytes.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_rx_init(fd: c_int, crypto_info: *const c_void, len: usize) -> c_int {
+    guard(fd, || {
+        // SAFETY: our caller promises NULL or `len` readable bytes.
+        let info = unsafe { bytes(crypto_info.cast(), len) };
+        fork::install();
+        registry::set_keys(fd, Direction::Rx, || keys(info))?;
+        Ok(0)
+    })
+}
+
+/// Set an option of `fd`. `SOL_TCP`/`TCP_ULP` with "tls": attaches TLS; without keys the socket
+/// passes bytes on as they are. `SOL_TLS`/`TLS_TX`, `TLS_RX`: the keys, as `tls_tx_init` and
+/// `tls_rx_init`, on a socket with TLS attached. `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t, the
+/// most plaintext bytes in a sent record, 64 to 16384 (TLS 1.3: 63). `SOL_TLS`/`TLS_RX_EXPECT_NO_PAD`
+/// and `TLS_TX_ZEROCOPY_RO`: 0 or 1, kept, without effect on what is sent and received.
+/// `SOL_SOCKET`/`SO_RCVLOWAT` on a socket with RX keys: kept for `tls_recv`. All other options: as
+/// setsockopt(2).
+///
+/// Returns 0, or -1 with errno, nothing having changed: EBADF, ENOTSOCK; EEXIST TLS is attached
+/// already; ENOENT an unknown ULP; ENOTCONN; ENOPROTOOPT an unknown SOL_TLS option, or a socket
+/// without TLS; EINVAL a wrong length or value; EFAULT; EBUSY a record is open, or TLS 1.2 keys are
+/// set already; others as setsockopt(2).
+/// Since 0.1. Mirrors setsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
+///
+/// # Safety
+/// `optval` is NULL or readable for `optlen` bytes.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_setsockopt(
+    fd: c_int,
+    level: c_int,
+    optname: c_int,
+    optval: *const c_void,
+    optlen: libc::socklen_t,
+) -> c_int {
+    guard(fd, || {
+        let len = optlen as usize;
+        // SAFETY: our caller promises NULL or `optlen` readable bytes.
+        let value = unsafe { bytes(optval.cast(), len) };
+        match (level, optname) {
+            (SOL_TCP, TCP_ULP) if is_tls(value)? => {
+                fork::install();
+                registry::attach_tcp(fd)?;
+                return Ok(0);
+            }
+            (SOL_TLS, _) => {
+                if let Ok(found) = registry::entry(fd) {
+                    set_tls(fd, found.get()?, optname, value, optval.is_null())?;
+                    return Ok(0);
+                }
+            }
+            (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => {
+                let found = registry::entry(fd);
+                if let Ok(socket) = found.as_ref().map(|found| found.get())
+                    && let Some(receiver) = socket?.rx()
+                {
+                    let value = integer(value?).ok_or(Error::Invalid)?;
+                    receiver.set_low_water(usize::try_from(value).unwrap_or(usize::MAX));
+                    return Ok(0);
+                }
+            }
+            _ => {}
+        }
+        // SAFETY: our caller's promise, passed on.
+        unsafe { net::setsockopt(fd, level, optname, optval, optlen) }?;
+        Ok(0)
+    })
+}
+
+/// Read an option of `fd`. `SOL_TLS`/`TLS_TX`, `TLS_RX`: the crypto_info struct with the sequence
+/// number of the next record (`*optlen` its exact size), or version and cipher only (`*optlen` 4).
+/// The other options of `tls_setsockopt`: their values. `SOL_SOCKET`/`SO_ERROR`: the pending error,
+/// of deferred transmission and of received records too, which is cleared. All other options: as
+/// getsockopt(2).
 ///
 /// Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT `optlen` is NULL; EINVAL `optval` is NULL
-/// or `*optlen` not one of the sizes above; ENOPROTOOPT an unknown SOL_TLS option, or a socket
-/// without TX keys; others as getsockopt(2).
+/// or `*optlen` not one of the sizes above; EBUSY the direction has no keys; ENOPROTOOPT an unknown
+/// SOL_TLS option; ENOPROTOOPT, EOPNOTSUPP a socket without TLS; others as getsockopt(2).
 /// Since 0.1. Mirrors getsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
 ///
 /// # Safety
@@ -66,22 +154,39 @@ pub unsafe extern "C" fn tls_getsockopt(
 ) -> c_int {
     guard(fd, || {
         let is_error = (level, optname) == (libc::SOL_SOCKET, libc::SO_ERROR);
-        if level == SOL_TLS {
-            // SAFETY: our caller's promise, passed on.
-            unsafe { get_tls(fd, optname, optval.cast(), optlen) }?;
-        } else {
-            // SAFETY: our caller's promise, passed on.
-            unsafe { net::getsockopt(fd, level, optname, optval, optlen) }?;
-            if is_error {
-                // SAFETY: getsockopt has just written an int there.
-                unsafe { merge_error(fd, optval.cast()) };
+        let is_ours = level == SOL_TLS
+            || (level, optname) == (SOL_TCP, TCP_ULP)
+            || (level, optname) == (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+        if is_ours && let Ok(found) = registry::entry(fd) {
+            // SAFETY: our caller promises NULL or a socklen_t.
+            let len = unsafe { optlen.as_ref() }
+                .copied()
+                .ok_or(Error::BadAddress)?;
+            if let Some(answer) = get_ours(found.get()?, level, optname, optval.is_null(), len)? {
+                let (value, given) = (answer.bytes(), len as usize);
+                let written = value.len().min(given);
+                // SAFETY: writable for `*optlen` bytes by our caller's promise.
+                unsafe {
+                    optval
+                        .cast::<u8>()
+                        .copy_from_nonoverlapping(value.as_ptr(), written)
+                };
+                // SAFETY: as above.
+                unsafe { optlen.write(written as libc::socklen_t) };
+                return Ok(0);
             }
+        }
+        // SAFETY: our caller's promise, passed on.
+        unsafe { net::getsockopt(fd, level, optname, optval, optlen) }?;
+        if is_error {
+            // SAFETY: getsockopt has just written an int there.
+            unsafe { merge_error(fd, optval.cast()) };
         }
         Ok(0)
     })
 }
 
-/// The socket's own error goes first; ours, from a deferred transmission, if it has none.
+/// The socket's own error goes first; ours if it has none.
 ///
 /// # Safety
 /// `value` points to an int.
@@ -89,11 +194,7 @@ unsafe fn merge_error(fd: c_int, value: *mut c_int) {
     let Ok(found) = registry::entry(fd) else {
         return;
     };
-    let Some(ours) = found
-        .get()
-        .ok()
-        .and_then(|connection| connection.take_error())
-    else {
+    let Some(ours) = found.get().ok().and_then(|socket| socket.take_error()) else {
         return;
     };
     // SAFETY: an int by our caller's promise; the caller may have placed it anywhere.
@@ -104,56 +205,191 @@ unsafe fn merge_error(fd: c_int, value: *mut c_int) {
     }
 }
 
-/// CI-11: the order of the kernel's checks.
-///
-/// # Safety
-/// As for [`tls_getsockopt`].
-unsafe fn get_tls(
-    fd: c_int,
-    optname: c_int,
-    optval: *mut u8,
-    optlen: *mut libc::socklen_t,
-) -> Result<()> {
-    let found = registry::entry(fd)?;
-    if optlen.is_null() {
-        return Err(Error::BadAddress);
+/// Whether the ULP named is "tls" (ATT-2, ATT-3). An empty value is refused, as is none.
+fn is_tls(value: Result<&[u8]>) -> Result<bool> {
+    let value = value?;
+    if value.is_empty() {
+        return Err(Error::Invalid);
     }
-    // SAFETY: points to a socklen_t by our caller's promise.
-    let len = unsafe { optlen.read_unaligned() } as usize;
-    let connection = found.get()?;
+    let name = &value[..value.len().min(ULP_NAME_MAX - 1)];
+    let end = name.iter().position(|byte| *byte == 0);
+    Ok(&name[..end.unwrap_or(name.len())] == b"tls")
+}
+
+fn set_tls(
+    fd: c_int,
+    socket: &Socket,
+    optname: c_int,
+    value: Result<&[u8]>,
+    is_null: bool,
+) -> Result<()> {
     match optname {
-        TLS_TX => {
-            if optval.is_null() || len < 4 {
+        TLS_TX | TLS_RX => {
+            // CI-1 (a), in front of CI-3.
+            let value = value.ok().filter(|value| value.len() >= 4 && !is_null);
+            let value = value.ok_or(Error::Invalid)?;
+            let direction = if optname == TLS_TX {
+                Direction::Tx
+            } else {
+                Direction::Rx
+            };
+            registry::set_keys(fd, direction, || CryptoInfo::parse(value))
+        }
+        TLS_TX_ZEROCOPY_RO => {
+            // CI-15.
+            if is_null || value.is_ok_and(|value| value.len() != 4) {
+                return Err(if is_null {
+                    Error::BadAddress
+                } else {
+                    Error::Invalid
+                });
+            }
+            match integer(value?) {
+                Some(on @ (0 | 1)) => socket.set_zerocopy(on == 1),
+                _ => return Err(Error::Invalid),
+            }
+            Ok(())
+        }
+        TLS_RX_EXPECT_NO_PAD => {
+            // CI-16.
+            let is_tls13 = socket
+                .suite()
+                .is_some_and(|(version, _)| version == Version::Tls13);
+            let value = value
+                .ok()
+                .filter(|_| is_tls13 && !is_null)
+                .ok_or(Error::Invalid)?;
+            let on = integer(value)
+                .filter(|on| (0..=1).contains(on))
+                .ok_or(Error::Invalid)?;
+            if value[4..].iter().any(|byte| *byte != 0) {
                 return Err(Error::Invalid);
             }
-            let (version, cipher) = connection.suite();
-            let mut info = [0; CRYPTO_INFO_MAX];
+            socket.rx().ok_or(Error::Invalid)?.expect_no_pad(on == 1);
+            Ok(())
+        }
+        TLS_TX_MAX_PAYLOAD_LEN => socket.set_max_payload(|| {
+            let value = value.ok().filter(|_| !is_null).ok_or(Error::Invalid)?;
+            let value = value.try_into().map_err(|_| Error::Invalid)?;
+            Ok(u16::from_ne_bytes(value))
+        }),
+        _ => Err(Error::UnknownOption),
+    }
+}
+
+/// An option's value on its way to the program.
+enum Answer {
+    /// As much of it as there is room for, and that length.
+    Cut([u8; ULP_NAME_MAX]),
+    Int([u8; 4]),
+    Short([u8; 2]),
+    /// Of the length that was asked for (CI-11).
+    Info(zeroize::Zeroizing<[u8; CRYPTO_INFO_MAX]>, usize),
+}
+
+impl Answer {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Answer::Cut(name) => name,
+            Answer::Int(value) => value,
+            Answer::Short(value) => value,
+            Answer::Info(info, len) => &info[..*len],
+        }
+    }
+}
+
+/// The value of an option that is ours; `None` if the kernel has to answer.
+fn get_ours(
+    socket: &Socket,
+    level: c_int,
+    optname: c_int,
+    is_null: bool,
+    len: libc::socklen_t,
+) -> Result<Option<Answer>> {
+    let negative = i32::try_from(len).is_err();
+    let len = len as usize;
+    if level == SOL_TCP {
+        if negative {
+            return Err(Error::Invalid);
+        }
+        if is_null && len > 0 {
+            return Err(Error::BadAddress);
+        }
+        let mut name = [0; ULP_NAME_MAX];
+        name[..3].copy_from_slice(b"tls");
+        return Ok(Some(Answer::Cut(name)));
+    }
+    if level == libc::SOL_SOCKET {
+        // As the kernel answers it: cut to what there is room for.
+        return Ok(socket
+            .rx()
+            .filter(|_| !negative && !is_null)
+            .map(|receiver| {
+                let value = i32::try_from(receiver.low_water()).unwrap_or(i32::MAX);
+                Answer::Int(value.to_ne_bytes())
+            }));
+    }
+    get_tls(socket, optname, is_null, len).map(Some)
+}
+
+/// CI-11, CI-15, CI-17, CI-20: the order of the kernel's checks.
+fn get_tls(socket: &Socket, optname: c_int, is_null: bool, len: usize) -> Result<Answer> {
+    match optname {
+        TLS_TX | TLS_RX => {
+            if is_null || len < 4 {
+                return Err(Error::Invalid);
+            }
+            let suite = match optname {
+                TLS_TX => socket.tx().map(|connection| connection.suite()),
+                _ => socket.rx().map(|receiver| receiver.suite()),
+            };
+            let (version, cipher) = suite.ok_or(Error::KeysMissing)?;
+            let mut info = zeroize::Zeroizing::new([0; CRYPTO_INFO_MAX]);
             let full = crypto_info::expected_len(cipher);
             info[..2].copy_from_slice(&version.code().to_ne_bytes());
             info[2..4].copy_from_slice(&cipher.id().to_ne_bytes());
             if len == full {
-                connection.crypto_info(&mut info[..full]);
+                match (optname, socket.tx(), socket.rx()) {
+                    (TLS_TX, Some(connection), _) => connection.crypto_info(&mut info[..full]),
+                    (TLS_RX, _, Some(receiver)) => receiver.crypto_info(&mut info[..full]),
+                    _ => return Err(Error::KeysMissing),
+                }
             } else if len != 4 {
                 return Err(Error::Invalid);
             }
-            // SAFETY: writable for `len` bytes by our caller's promise, and `len` is at most the
-            // array's length.
-            unsafe { optval.copy_from_nonoverlapping(info.as_ptr(), len) };
-            zeroize::Zeroize::zeroize(&mut info);
+            Ok(Answer::Info(info, len))
         }
-        TLS_TX_MAX_PAYLOAD_LEN => {
-            if optval.is_null() || len < 2 {
+        TLS_TX_ZEROCOPY_RO if len == 4 && !is_null => {
+            Ok(Answer::Int(u32::from(socket.zerocopy()).to_ne_bytes()))
+        }
+        TLS_TX_ZEROCOPY_RO => Err(if len == 4 {
+            Error::BadAddress
+        } else {
+            Error::Invalid
+        }),
+        TLS_RX_EXPECT_NO_PAD => {
+            let is_tls13 = socket
+                .suite()
+                .is_some_and(|(version, _)| version == Version::Tls13);
+            if !is_tls13 || len < 4 || is_null {
                 return Err(Error::Invalid);
             }
-            let value = connection.info().max_payload.to_ne_bytes();
-            // SAFETY: writable for `len`, at least 2, bytes by our caller's promise.
-            unsafe { optval.copy_from_nonoverlapping(value.as_ptr(), 2) };
-            // SAFETY: points to a socklen_t by our caller's promise.
-            unsafe { optlen.write_unaligned(2) };
+            let on = socket.rx().ok_or(Error::Invalid)?.expects_no_pad();
+            Ok(Answer::Int(i32::from(on).to_ne_bytes()))
         }
-        _ => return Err(Error::UnknownOption),
+        TLS_TX_MAX_PAYLOAD_LEN => {
+            if len < 2 || is_null {
+                return Err(Error::Invalid);
+            }
+            let max = u16::try_from(socket.max_payload()).unwrap_or(u16::MAX);
+            Ok(Answer::Short(max.to_ne_bytes()))
+        }
+        _ => Err(Error::UnknownOption),
     }
-    Ok(())
+}
+
+fn integer(value: &[u8]) -> Option<i32> {
+    value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
 }
 
 /// CI-1 (a), (d), (e), (g), (h): the rest of the order is the registry's.
@@ -165,3 +401,6 @@ fn keys(info: Result<&[u8]>) -> Result<TrafficKeys> {
 
 /// The largest crypto_info struct.
 const CRYPTO_INFO_MAX: usize = 56;
+
+/// `TCP_ULP_NAME_MAX` (include/net/tcp.h).
+const ULP_NAME_MAX: usize = 16;

@@ -75,10 +75,17 @@ pub unsafe extern "C" fn uktls_get_stats(stats: *mut uktls_stats) -> c_int {
         let filled = uktls_stats {
             size,
             tls_curr_tx_sw: s.curr_tx_sw.get(),
-            tls_curr_rx_sw: 0,
+            tls_curr_rx_sw: s.curr_rx_sw.get(),
             tls_tx_sw: s.tx_sw.get(),
-            tls_rx_sw: 0,
-            tls_decrypt_error: 0,
+            tls_rx_sw: s.rx_sw.get(),
+            tls_decrypt_error: s.decrypt_error.get(),
+            tls_decrypt_retry: s.decrypt_retry.get(),
+            tls_rx_no_pad_violation: s.rx_no_pad_violation.get(),
+            tls_rx_rekey_ok: s.rx_rekey_ok.get(),
+            tls_rx_rekey_error: s.rx_rekey_error.get(),
+            tls_rx_rekey_received: s.rx_rekey_received.get(),
+            rx_records: s.rx_records.get(),
+            rx_bytes: s.rx_bytes.get(),
             tls_tx_rekey_ok: s.tx_rekey_ok.get(),
             tls_tx_rekey_error: s.tx_rekey_error.get(),
             tx_records: s.tx_records.get(),
@@ -116,31 +123,43 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
         // SAFETY: our caller promises NULL or a struct of the size that it names.
         let size = unsafe { read(info.cast_const()) }?.size;
         let found = registry::entry(fd)?;
-        let figures = found.get()?.info();
+        let socket = found.get()?;
+        let (tx, rx) = (
+            socket.tx().map(|connection| connection.info()),
+            socket.rx().map(|receiver| receiver.info()),
+        );
+        let suite = socket.suite();
+        let conf = |has_keys| if has_keys { TLS_CONF_SW } else { TLS_CONF_BASE };
+        let aead = tx.map(|tx| tx.aead).or_else(|| rx.map(|rx| rx.aead));
         let filled = uktls_info {
             size,
-            version: figures.version.code(),
-            cipher: figures.cipher.id(),
-            txconf: TLS_CONF_SW,
-            rxconf: TLS_CONF_BASE,
-            tx_rec_seq: figures.number.rec_seq.to_be_bytes(),
-            tx_max_payload_len: figures.max_payload,
-            reserved: 0,
-            engine: match figures.engine {
+            version: suite.map_or(0, |(version, _)| version.code()),
+            cipher: suite.map_or(0, |(_, cipher)| cipher.id()),
+            txconf: conf(tx.is_some()),
+            rxconf: conf(rx.is_some()),
+            tx_rec_seq: tx.map_or([0; 8], |tx| tx.number.rec_seq.to_be_bytes()),
+            rx_rec_seq: rx.map_or([0; 8], |rx| rx.number.rec_seq.to_be_bytes()),
+            tx_max_payload_len: u16::try_from(socket.max_payload()).unwrap_or(u16::MAX),
+            rx_no_pad: socket.rx().is_some_and(|rx| rx.expects_no_pad()).into(),
+            zc_ro_tx: socket.zerocopy().into(),
+            engine: match tx.map_or(Kind::Auto, |tx| tx.engine) {
                 Kind::Auto => UKTLS_ENGINE_AUTO,
                 Kind::Inline => UKTLS_ENGINE_INLINE,
                 Kind::Threads => UKTLS_ENGINE_THREADS,
             },
-            aead: match figures.aead {
-                Provider::AwsLc => UKTLS_AEAD_AWS_LC,
-                Provider::OpenSsl => UKTLS_AEAD_OPENSSL,
-                Provider::RustCrypto => UKTLS_AEAD_RUSTCRYPTO,
+            aead: match aead {
+                None => UKTLS_AEAD_AUTO,
+                Some(Provider::AwsLc) => UKTLS_AEAD_AWS_LC,
+                Some(Provider::OpenSsl) => UKTLS_AEAD_OPENSSL,
+                Some(Provider::RustCrypto) => UKTLS_AEAD_RUSTCRYPTO,
             },
             reserved2: 0,
-            tx_records: figures.records,
-            tx_bytes: figures.bytes,
-            pending_bytes: figures.pending,
-            pending_records: figures.queued_records,
+            tx_records: tx.map_or(0, |tx| tx.records),
+            tx_bytes: tx.map_or(0, |tx| tx.bytes),
+            pending_bytes: tx.map_or(0, |tx| tx.pending),
+            pending_records: tx.map_or(0, |tx| tx.queued_records),
+            rx_records: rx.map_or(0, |rx| rx.records),
+            rx_bytes: rx.map_or(0, |rx| rx.bytes),
         };
         // SAFETY: `read` checked that the struct is as large as ours.
         unsafe { info.write_unaligned(filled) };

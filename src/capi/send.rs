@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::registry;
 use crate::sys::net;
 use crate::sys::pages::Pages;
+use crate::sys::plain;
 use crate::tx::{FileSource, SendFlags};
 
 /// Queue `len` bytes as TLS application data on `fd`.
@@ -39,10 +40,14 @@ pub unsafe extern "C" fn tls_send(
 ) -> isize {
     guard(fd, || {
         let found = registry::entry(fd)?;
+        let Some(connection) = found.get()?.tx() else {
+            // SAFETY: our caller's promise, passed on.
+            return Ok(unsafe { plain::send(fd, buf, len, flags) }.map(count)?);
+        };
         let flags = control::flags(flags)?;
         // SAFETY: our caller promises NULL or `len` readable bytes.
         let data = unsafe { bytes(buf.cast(), len) }?;
-        found.get()?.send(&[data], None, flags).map(count)
+        connection.send(&[data], None, flags).map(count)
     })
 }
 
@@ -63,6 +68,10 @@ pub unsafe extern "C" fn tls_send(
 pub unsafe extern "C" fn tls_sendmsg(fd: c_int, msg: *const libc::msghdr, flags: c_int) -> isize {
     guard(fd, || {
         let found = registry::entry(fd)?;
+        let Some(connection) = found.get()?.tx() else {
+            // SAFETY: our caller's promise, passed on.
+            return Ok(unsafe { plain::sendmsg(fd, msg, flags) }.map(count)?);
+        };
         // SAFETY: our caller promises NULL or a readable struct.
         let msg = unsafe { msg.as_ref() }.ok_or(Error::BadAddress)?;
         let flags = control::flags(flags)?;
@@ -74,8 +83,7 @@ pub unsafe extern "C" fn tls_sendmsg(fd: c_int, msg: *const libc::msghdr, flags:
         if content_type.is_some() && flags.more {
             return Err(Error::Invalid);
         }
-        found
-            .get()?
+        connection
             .send(data.as_slice(), content_type, flags)
             .map(count)
     })
@@ -113,12 +121,18 @@ pub unsafe extern "C" fn tls_sendpage(
             return Err(Error::Invalid);
         }
         let start = page.cast::<u8>().wrapping_add(offset);
+        let Some(connection) = found.get()?.tx() else {
+            // SAFETY: our caller's promise, passed on.
+            let sent =
+                unsafe { plain::send(fd, start.cast(), size, flags & !MSG_SENDPAGE_NOTLAST) };
+            return Ok(sent.map(count)?);
+        };
         if size == 0 {
-            return found.get()?.send(&[], None, send_flags).map(count);
+            return connection.send(&[], None, send_flags).map(count);
         }
         // SAFETY: readable and unchanged until released, by our caller's promise.
         let pages = unsafe { Pages::new(start, size) };
-        found.get()?.send_pages(pages, send_flags).map(count)
+        connection.send_pages(pages, send_flags).map(count)
     })
 }
 
@@ -140,6 +154,10 @@ pub unsafe extern "C" fn tls_sendfile(
 ) -> isize {
     guard(fd, || {
         let found = registry::entry(fd)?;
+        let Some(connection) = found.get()?.tx() else {
+            // SAFETY: our caller's promise, passed on.
+            return Ok(unsafe { plain::sendfile(fd, in_fd, offset, count) }.map(self::count)?);
+        };
         net::borrow(in_fd)?;
         // SAFETY: our caller promises NULL or an off_t.
         let start = unsafe { offset.as_ref() }.copied();
@@ -154,7 +172,7 @@ pub unsafe extern "C" fn tls_sendfile(
             no_wait: false,
             pipe: false,
         };
-        let accepted = found.get()?.send_file(source, SendFlags::default())?;
+        let accepted = connection.send_file(source, SendFlags::default())?;
         if let Some(start) = start {
             // SAFETY: as above, and writable.
             unsafe { offset.write(start + accepted as libc::off_t) };
@@ -163,17 +181,20 @@ pub unsafe extern "C" fn tls_sendfile(
     })
 }
 
-/// Move up to `len` bytes from the pipe `fd_in` to the TLS connection `fd_out`. `flags`:
-/// SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not wait for the
-/// pipe or for room; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
-/// `off_in` and `off_out` must be NULL.
+/// Move up to `len` bytes between a pipe and a TLS connection: from the pipe `fd_in` to the
+/// connection `fd_out`, or from the connection `fd_in` to the pipe `fd_out`, then of one record at
+/// most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK waits for
+/// neither end; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
+/// `off_out` must be NULL.
 ///
-/// Returns the bytes moved, 0 at the end of the pipe, or -1 with errno: as `tls_send`; ESPIPE an
-/// offset was given; EINVAL another flag, or `fd_in` is no pipe.
-/// Since 0.1. Mirrors splice(2) to a kTLS socket.
+/// Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or
+/// `tls_recv`; ESPIPE an offset was given; EINVAL another flag, the other end is no pipe, or a record
+/// that is no application data comes next.
+/// Since 0.1. Mirrors splice(2) on a kTLS socket.
 ///
 /// # Safety
-/// `off_in` and `off_out` are not followed.
+/// `off_in` and `off_out` are not followed unless the direction of the connection has no keys: then
+/// they are as for splice(2).
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub unsafe extern "C" fn tls_splice(
     fd_in: c_int,
@@ -183,8 +204,22 @@ pub unsafe extern "C" fn tls_splice(
     len: usize,
     flags: c_uint,
 ) -> isize {
-    guard(fd_out, || {
-        let found = registry::entry(fd_out)?;
+    let outward = !registry::is_ours(fd_in);
+    guard(if outward { fd_out } else { fd_in }, || {
+        let (found, pipe) = match outward {
+            true => (registry::entry(fd_out)?, fd_in),
+            false => (registry::entry(fd_in)?, fd_out),
+        };
+        let socket = found.get()?;
+        let has_keys = match outward {
+            true => socket.tx().is_some(),
+            false => socket.rx().is_some(),
+        };
+        if !has_keys {
+            let (from, to) = ((fd_in, off_in), (fd_out, off_out));
+            // SAFETY: our caller's promise, passed on.
+            return Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?);
+        }
         let known = libc::SPLICE_F_MOVE
             | libc::SPLICE_F_NONBLOCK
             | libc::SPLICE_F_MORE
@@ -195,24 +230,27 @@ pub unsafe extern "C" fn tls_splice(
         if !off_in.is_null() || !off_out.is_null() {
             return Err(Error::Os(rustix::io::Errno::SPIPE));
         }
-        if !net::is_pipe(fd_in)? {
+        if !net::is_pipe(pipe)? {
             return Err(Error::Invalid);
         }
-        let no_wait = flags & libc::SPLICE_F_NONBLOCK != 0;
+        let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
+        if let Some(receiver) = socket.rx().filter(|_| !outward) {
+            return receiver.splice(pipe, count, no_wait).map(self::count);
+        }
+        let connection = socket.tx().ok_or(Error::NoTls)?;
         let send_flags = SendFlags {
             more: flags & libc::SPLICE_F_MORE != 0,
             dont_wait: no_wait,
             no_signal: false,
         };
-        let count = len.min(COUNT_MAX);
         let source = FileSource {
-            fd: fd_in,
+            fd: pipe,
             offset: None,
             count,
             no_wait,
             pipe: true,
         };
-        found.get()?.send_file(source, send_flags).map(self::count)
+        connection.send_file(source, send_flags).map(self::count)
     })
 }
 
@@ -234,19 +272,14 @@ pub unsafe extern "C" fn tls_poll(
         if fds.is_null() && n > 0 {
             return Err(Error::BadAddress);
         }
-        for i in 0..usize::try_from(n).map_err(|_| Error::Invalid)? {
-            // SAFETY: one of the `n` structs of our caller's promise.
-            let fd = unsafe { (*fds.wrapping_add(i)).fd };
-            if registry::is_ours(fd)
-                && let Ok(found) = registry::entry(fd)
-                && let Ok(connection) = found.get()
-            {
-                connection.push();
-            }
-        }
+        let n = usize::try_from(n).map_err(|_| Error::Invalid)?;
+        let fds = match n {
+            0 => &mut [][..],
+            // SAFETY: our caller promises `n` structs.
+            _ => unsafe { core::slice::from_raw_parts_mut(fds, n) },
+        };
         let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-        // SAFETY: our caller's promise, passed on.
-        let ready = unsafe { net::poll(fds.cast(), n, timeout) }?;
+        let ready = registry::poll(fds, timeout)?;
         Ok(c_int::try_from(ready).unwrap_or(c_int::MAX))
     })
 }
@@ -264,13 +297,14 @@ pub extern "C" fn tls_shutdown(fd: c_int, how: c_int) -> c_int {
             return Err(Error::Invalid);
         }
         let found = registry::entry(fd)?;
-        let connection = found.get()?;
-        if how != libc::SHUT_WR {
+        let Some(connection) = found.get()?.tx().filter(|_| how != libc::SHUT_RD) else {
+            net::shutdown(fd, how)?;
+            return Ok(0);
+        };
+        if how == libc::SHUT_RDWR {
             net::shutdown(fd, libc::SHUT_RD)?;
         }
-        if how != libc::SHUT_RD {
-            connection.shutdown_write()?;
-        }
+        connection.shutdown_write()?;
         Ok(0)
     })
 }
@@ -297,7 +331,9 @@ pub extern "C" fn uktls_flush(fd: c_int, timeout_ms: c_int) -> c_int {
     guard(fd, || {
         let found = registry::entry(fd)?;
         let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-        found.get()?.flush(timeout)?;
+        if let Some(connection) = found.get()?.tx() {
+            connection.flush(timeout)?;
+        }
         Ok(0)
     })
 }
@@ -311,9 +347,8 @@ pub extern "C" fn uktls_tx_pending(fd: c_int) -> usize {
         if !registry::is_ours(fd) {
             return 0;
         }
-        let pending = registry::entry(fd)
-            .ok()
-            .and_then(|found| found.get().ok().map(|connection| connection.pending()));
+        let pending = |found: registry::Found| Some(found.get().ok()?.tx()?.pending());
+        let pending = registry::entry(fd).ok().and_then(pending);
         usize::try_from(pending.unwrap_or(0)).unwrap_or(usize::MAX)
     })
 }

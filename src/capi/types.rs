@@ -72,18 +72,32 @@ pub struct uktls_stats {
     pub size: usize,
     /// TlsCurrTxSw: connections that have TX keys now.
     pub tls_curr_tx_sw: u64,
-    /// TlsCurrRxSw.
+    /// TlsCurrRxSw: connections that have RX keys now.
     pub tls_curr_rx_sw: u64,
     /// TlsTxSw: connections that were given TX keys.
     pub tls_tx_sw: u64,
-    /// TlsRxSw.
+    /// TlsRxSw: connections that were given RX keys.
     pub tls_rx_sw: u64,
-    /// TlsDecryptError.
+    /// TlsDecryptError: received records that were not authentic, each attempt.
     pub tls_decrypt_error: u64,
+    /// TlsDecryptRetry: with TLS_RX_EXPECT_NO_PAD, records that the kernel would have opened twice.
+    pub tls_decrypt_retry: u64,
+    /// TlsRxNoPadViolation: of those, padded ones.
+    pub tls_rx_no_pad_violation: u64,
+    /// TlsRxRekeyOk: RX keys replaced.
+    pub tls_rx_rekey_ok: u64,
+    /// TlsRxRekeyError: refused attempts to replace RX keys.
+    pub tls_rx_rekey_error: u64,
     /// TlsTxRekeyOk: TX keys replaced.
     pub tls_tx_rekey_ok: u64,
     /// TlsTxRekeyError: refused attempts to replace TX keys.
     pub tls_tx_rekey_error: u64,
+    /// TlsRxRekeyReceived: KeyUpdate messages received.
+    pub tls_rx_rekey_received: u64,
+    /// Records opened.
+    pub rx_records: u64,
+    /// Plaintext bytes delivered to the program.
+    pub rx_bytes: u64,
     /// Records handed to the kernel completely.
     pub tx_records: u64,
     /// Their plaintext bytes.
@@ -120,20 +134,24 @@ pub struct uktls_stats {
 pub struct uktls_info {
     /// `sizeof(struct uktls_info)`, set by the caller.
     pub size: usize,
-    /// `TLS_1_2_VERSION` or `TLS_1_3_VERSION`.
+    /// `TLS_1_2_VERSION` or `TLS_1_3_VERSION`; 0 before keys are set.
     pub version: u16,
-    /// `TLS_CIPHER_*`.
+    /// `TLS_CIPHER_*`; 0 before keys are set.
     pub cipher: u16,
     /// `TLS_CONF_SW` (2) if TX keys are set, `TLS_CONF_BASE` (1) if not.
     pub txconf: u16,
     /// The same for RX.
     pub rxconf: u16,
-    /// Sequence number of the next TX record, big-endian.
+    /// Sequence number of the next TX record, big-endian; 0 without TX keys.
     pub tx_rec_seq: [u8; 8],
+    /// Sequence number of the next RX record to be opened, big-endian; 0 without RX keys.
+    pub rx_rec_seq: [u8; 8],
     /// Most plaintext bytes in a TX record.
     pub tx_max_payload_len: u16,
-    /// Padding, 0.
-    pub reserved: u16,
+    /// Whether TLS_RX_EXPECT_NO_PAD is set.
+    pub rx_no_pad: u8,
+    /// Whether TLS_TX_ZEROCOPY_RO is set.
+    pub zc_ro_tx: u8,
     /// `UKTLS_ENGINE_*` in force for this connection.
     pub engine: c_int,
     /// `UKTLS_AEAD_*` in use.
@@ -148,4 +166,8 @@ pub struct uktls_info {
     pub pending_bytes: u64,
     /// Records sealed or being sealed, and not yet completely with the kernel.
     pub pending_records: u64,
+    /// Records opened.
+    pub rx_records: u64,
+    /// Plaintext bytes delivered to the program.
+    pub rx_bytes: u64,
 }

@@ -4,5 +4,8 @@ pub mod abi;
 pub mod fork_guard;
 pub mod net;
 pub mod pages;
+pub mod plain;
+pub mod receive;
+pub mod scatter;
 pub mod secret;
 pub mod thread;

@@ -55,12 +55,9 @@ impl Sys for Linux {
     }
 
     fn wait_for_room(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Errno> {
-        use rustix::event::{PollFd, PollFlags, Timespec};
+        use rustix::event::{PollFd, PollFlags};
         let mut fds = [PollFd::from_borrowed_fd(borrow(fd)?, PollFlags::OUT)];
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(t.subsec_nanos()),
-        });
+        let timeout = timeout.map(timespec);
         rustix::event::poll(&mut fds, timeout.as_ref()).map(|ready| ready > 0)
     }
 
@@ -186,6 +183,40 @@ pub unsafe fn getsockopt(
     check(result).map(|_| ())
 }
 
+/// Sets an integer option of the socket itself.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn set_socket_option(fd: RawFd, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+    let start = (&raw const value).cast();
+    // SAFETY: `start` is readable for the four bytes announced.
+    unsafe { setsockopt(fd, level, name, start, size_of::<i32>() as u32) }
+}
+
+/// `setsockopt(2)`, unchanged.
+///
+/// # Safety
+/// `value` and `len` are as for `setsockopt(2)`.
+pub unsafe fn setsockopt(
+    fd: RawFd,
+    level: i32,
+    name: i32,
+    value: *const core::ffi::c_void,
+    len: u32,
+) -> Result<(), Errno> {
+    // SAFETY: the kernel checks every argument; our caller vouches for the pointer.
+    let result = unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, value, len) };
+    check(result).map(|_| ())
+}
+
+/// A duration as the kernel takes it.
+pub(super) fn timespec(duration: Duration) -> rustix::event::Timespec {
+    rustix::event::Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
+
 /// `shutdown(2)`.
 pub fn shutdown(fd: RawFd, how: i32) -> Result<(), Errno> {
     // SAFETY: takes no pointer.
@@ -200,23 +231,20 @@ pub fn close(fd: RawFd) -> Result<(), Errno> {
 
 /// `poll(2)`, by the system call that every architecture has.
 ///
-/// # Safety
-/// `fds` points to `n` readable and writable `struct pollfd`.
-pub unsafe fn poll(
-    fds: *mut core::ffi::c_void,
-    n: u64,
-    timeout: Option<Duration>,
-) -> Result<usize, Errno> {
+/// # Errors
+/// As `poll(2)`.
+pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize, Errno> {
     let timeout = timeout.map(|t| libc::timespec {
-        tv_sec: t.as_secs() as libc::time_t,
+        tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(t.subsec_nanos() as i32),
     });
     let timeout = timeout
         .as_ref()
         .map_or(core::ptr::null(), core::ptr::from_ref);
     let no_mask = core::ptr::null::<core::ffi::c_void>();
-    // SAFETY: our caller vouches for `fds`; `timeout` is null or lives to the end of this call.
-    check(unsafe { libc::syscall(libc::SYS_ppoll, fds, n, timeout, no_mask, 0usize) })
+    let (start, n) = (fds.as_mut_ptr(), fds.len());
+    // SAFETY: `start` is a slice of `n`; `timeout` is null or lives to the end of this call.
+    check(unsafe { libc::syscall(libc::SYS_ppoll, start, n, timeout, no_mask, 0usize) })
         .map(|n| n as usize)
 }
 
@@ -243,6 +271,16 @@ pub fn clear_linger(fd: &OwnedFd) {
 pub fn is_pipe(fd: RawFd) -> Result<bool, Errno> {
     let stat = rustix::fs::fstat(borrow(fd)?)?;
     Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo())
+}
+
+/// Whether `fd` is a socket of the Internet families.
+///
+/// # Errors
+/// `EBADF`, `ENOTSOCK`.
+pub fn is_inet(fd: RawFd) -> Result<bool, Errno> {
+    use rustix::net::AddressFamily;
+    let family = sockopt::socket_domain(borrow(fd)?)?;
+    Ok(family == AddressFamily::INET || family == AddressFamily::INET6)
 }
 
 /// Takes the socket's pending error (`SO_ERROR`), clearing it.
@@ -289,7 +327,7 @@ fn tcp_info<const N: usize>(fd: BorrowedFd<'_>) -> Option<[u8; N]> {
     (done.is_ok() && len as usize == N).then_some(info)
 }
 
-fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+pub(super) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result != -1 {
         return Ok(result);
     }

@@ -35,7 +35,7 @@ use rustix::io::Errno;
 
 use crate::aead::{Choice, Cipher, RecordSealer, TrafficKeys};
 use crate::engine::{Engine, Kind};
-use crate::error::{Error, Result};
+use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumber, RecordNumbers, Version};
 use crate::stats::STATS;
 use crate::sync::{Event, Mutex, lock};
@@ -101,6 +101,8 @@ pub struct Connection {
     deferral: Deferral,
     /// The sticky error: 0, or the errno that every send returns.
     error: AtomicI32,
+    /// The socket's error, which either direction may set and take.
+    pending: Arc<PendingError>,
     /// Bits `BROKEN`, `BLOCKED`, `CALLER_POLLS`, `SHUTDOWN`, `CLOSING`, `SLEEPING`.
     state: AtomicU32,
     /// Wire bytes sealed or being sealed, and not yet with the kernel.
@@ -170,6 +172,7 @@ impl Connection {
         settings: Settings,
         fd: RawFd,
         keys: TrafficKeys,
+        pending: Arc<PendingError>,
     ) -> Result<Arc<Connection>> {
         let sealer = Arc::new(RecordSealer::new(&keys, settings.aead)?);
         let sender = Sender {
@@ -196,6 +199,7 @@ impl Connection {
             writer: Mutex::new(Writer::default()),
             deferral: Deferral::new(),
             error: AtomicI32::new(0),
+            pending,
             state: AtomicU32::new(0),
             queued: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -308,8 +312,11 @@ impl Connection {
     /// Takes the sticky error as `SO_ERROR` does: later sends see what the socket itself says. A
     /// failed seal or an internal fault is not forgiven (REC-13, AS-15).
     pub fn take_error(&self) -> Option<Errno> {
+        let pending = self.pending.take();
         let raw = self.error.load(Ordering::Acquire);
-        let errno = (raw != 0).then(|| Errno::from_raw_os_error(raw))?;
+        let Some(errno) = (raw != 0).then(|| Errno::from_raw_os_error(raw)) else {
+            return pending;
+        };
         if !matches!(errno, Errno::BADMSG | Errno::NOTRECOVERABLE) {
             // What was lost is lost: the stream has a hole, and a send can only say EPIPE now.
             self.error
@@ -342,6 +349,9 @@ impl Connection {
             .is_ok()
         {
             STATS.errors.add(1);
+            if errno != Errno::PIPE {
+                self.pending.set(errno);
+            }
             log::warn!("connection {}: broken: {errno}", self.id);
         }
         self.room.signal();
@@ -351,7 +361,11 @@ impl Connection {
     fn check(&self) -> Result<()> {
         match self.error.load(Ordering::Acquire) {
             0 if self.is(BROKEN | SHUTDOWN) => Err(Error::BrokenPipe),
-            0 => Ok(()),
+            // TX-35: what the other direction has met, until a receive or SO_ERROR takes it.
+            0 => self
+                .pending
+                .peek()
+                .map_or(Ok(()), |errno| Err(Error::from(errno))),
             raw => Err(match Errno::from_raw_os_error(raw) {
                 Errno::BADMSG => Error::SealFailed,
                 Errno::NOTRECOVERABLE => Error::NotRecoverable,

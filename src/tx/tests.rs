@@ -138,7 +138,7 @@ impl Setup {
         let keys = CryptoInfo::parse(&info).unwrap();
         let opener = RecordOpener::new(&keys, Choice::Auto).unwrap();
         let openers = vec![(opener, keys.numbers().peek(), 0)];
-        let connection = Connection::new(shared, settings, 0, keys).unwrap();
+        let connection = Connection::new(shared, settings, 0, keys, Arc::default()).unwrap();
         Setup {
             sys,
             connection,

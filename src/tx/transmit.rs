@@ -1,7 +1,7 @@
 //! Handing sealed records to the kernel: from the caller, from the worker, and at the end.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
@@ -231,6 +231,24 @@ impl Connection {
             .sys
             .shutdown_write(self.fd())
             .map_err(Error::from)
+    }
+
+    /// Seals the open record and hands what is queued to the kernel; returns whether nothing is left
+    /// to do, for no call either, so that the descriptor may be closed or change its number.
+    pub fn is_at_rest(self: &Arc<Self>) -> bool {
+        self.drain() != Ok(Drain::Pending) && try_lock(&self.turn).is_some()
+    }
+
+    /// Writes go to the descriptor `fd` from now on; -1: none.
+    pub fn move_to(&self, fd: RawFd) {
+        // Nobody writes to the old number while it changes.
+        let _writer = lock(&self.writer);
+        let old = self.fd();
+        if old != fd {
+            self.shared.waker.forget(self, old);
+            // Release: pairs with the Acquire in `fd`.
+            self.fd.store(fd, Ordering::Release);
+        }
     }
 
     /// The program closes the socket. Returns true if nothing is left to send and the descriptor

@@ -94,10 +94,11 @@ pub fn counters() -> Result<Vec<(&'static str, u64)>> {
         }};
     }
     stats! {
-        tls_tx_sw tls_tx_rekey_ok tls_tx_rekey_error tx_records tx_bytes tx_wire_bytes deferred_scheduled
+        tls_tx_sw tls_rx_sw tls_decrypt_error tls_decrypt_retry tls_rx_no_pad_violation tls_tx_rekey_ok
+        tls_tx_rekey_error tls_rx_rekey_ok tls_rx_rekey_error tls_rx_rekey_received rx_records rx_bytes tx_records tx_bytes tx_wire_bytes deferred_scheduled
         deferred_cancelled records_from_caller records_from_worker transmit_calls sealed_inline sealed_threads
         errors;
-        tls_curr_tx_sw tls_curr_rx_sw tls_rx_sw tls_decrypt_error transmit_records_max queue_bytes_max
+        tls_curr_tx_sw tls_curr_rx_sw transmit_records_max queue_bytes_max
         queue_records_max
     }
 }

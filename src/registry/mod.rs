@@ -5,6 +5,11 @@
 //! takes no lock for one with. Attaching and detaching are serialised by one mutex, which is never
 //! held across a system call.
 
+mod duplicates;
+mod poll;
+mod socket;
+
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -18,25 +23,30 @@ use crate::engine::threads::Pool;
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
 use crate::sys::net::{self, Endpoint, Linux};
-use crate::tx::{Connection, Settings, Shared};
+use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
-/// A connection with the process it was set up in.
+pub use poll::poll;
+pub use socket::{Direction, Socket};
+
+use duplicates::Tomb;
+
+/// A socket with the process it was set up in.
 pub struct Entry {
-    connection: Arc<Connection>,
+    socket: Arc<Socket>,
     epoch: u64,
     identity: Option<fork_guard::Identity>,
 }
 
 impl Entry {
-    /// The connection.
+    /// The socket's TLS state.
     ///
     /// # Errors
     /// [`Error::NotRecoverable`] in a process that came by `fork` or a raw `clone` after the keys
     /// were set: it cannot prove which numbers its other side uses, so it does not seal.
-    pub fn get(&self) -> Result<&Arc<Connection>> {
+    pub fn get(&self) -> Result<&Arc<Socket>> {
         match self.epoch == fork_guard::epoch() {
-            true => Ok(&self.connection),
+            true => Ok(&self.socket),
             false => Err(Error::NotRecoverable),
         }
     }
@@ -48,18 +58,18 @@ pub fn is_ours(fd: RawFd) -> bool {
     slot(fd).is_some_and(|slot| slot.load().is_some())
 }
 
-/// The connection on `fd`.
+/// The TLS state of the socket `fd`; also by a duplicate that is seen for the first time.
 ///
 /// # Errors
 /// [`Error::NoTls`] if there is none on an open socket; `EBADF`, `ENOTSOCK` for what is no socket.
 pub fn entry(fd: RawFd) -> Result<Found> {
     match slot(fd).map(ArcSwapOption::load) {
         Some(guard) if guard.is_some() => Ok(Found(guard)),
-        _ => Err(why_none(fd)),
+        _ => duplicates::adopt(fd),
     }
 }
 
-/// A looked-up entry; keeps the connection alive during a call, also against `close` (MT-11).
+/// A looked-up entry; keeps the socket's state alive during a call, also against `close` (MT-11).
 pub struct Found(Guard<Option<Arc<Entry>>>);
 
 impl core::ops::Deref for Found {
@@ -71,16 +81,15 @@ impl core::ops::Deref for Found {
     }
 }
 
-/// Sets TX keys on `fd`, for the first time or again.
+/// Attaches TLS to `fd`, without keys: what setting the ULP does. Returns the socket's state.
 ///
 /// # Errors
-/// The order of the kernel's checks: ATT-3 to ATT-7 for the socket, then CI-1 and CI-3 for what
-/// `keys` is made from.
-pub fn tx_init(fd: RawFd, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
+/// [`Error::UlpPresent`] if it is attached; ATT-5, ATT-7 for what is no connected stream.
+pub fn attach(fd: RawFd) -> Result<Arc<Socket>> {
     let endpoint = net::endpoint(fd)?;
     if let Ok(found) = entry(fd) {
         if found.identity == fork_guard::identity(fd) {
-            return found.get()?.rekey(keys);
+            return Err(Error::UlpPresent);
         }
         // The program closed the socket behind our back, and the number came back as another.
         detach(fd);
@@ -90,32 +99,78 @@ pub fn tx_init(fd: RawFd, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<
         Endpoint::NotConnected => return Err(Error::Os(Errno::NOTCONN)),
         Endpoint::Unsuitable(errno) => return Err(Error::Os(errno)),
     }
-    let keys = keys()?;
-    let process = process()?;
-    let config = config();
-    let settings = Settings {
-        engine: config.engine,
-        aead: config.aead,
-        queue_max: config.tx_queue,
-        cores: process.cores,
-    };
-    let connection = Connection::new(process.shared.clone(), settings, fd, keys)?;
-    let identity = fork_guard::identity(fd);
-    let entry = Entry {
-        connection,
+    let socket = Arc::new(Socket::default());
+    let entry = Arc::new(Entry {
+        socket: Arc::clone(&socket),
         epoch: fork_guard::epoch(),
-        identity,
-    };
+        identity: fork_guard::identity(fd),
+    });
+    install(fd, entry)?;
+    Ok(socket)
+}
+
+/// Attaches TLS to a TCP socket, as setting `TCP_ULP` does (ATT-1 to ATT-7).
+///
+/// # Errors
+/// As [`attach`]; `EOPNOTSUPP` for a stream that is not TCP's.
+pub fn attach_tcp(fd: RawFd) -> Result<()> {
+    match net::is_inet(fd)? {
+        true => attach(fd).map(drop),
+        false => Err(Error::Os(Errno::OPNOTSUPP)),
+    }
+}
+
+/// Sets the keys of one direction of `fd`, for the first time or again, attaching TLS if need be.
+///
+/// # Errors
+/// The order of the kernel's checks: ATT-3 to ATT-7 for the socket, then CI-1 and CI-3 for what
+/// `keys` is made from. A socket that has just been attached is as before.
+pub fn set_keys(
+    fd: RawFd,
+    direction: Direction,
+    keys: impl FnOnce() -> Result<TrafficKeys>,
+) -> Result<()> {
+    match attach(fd) {
+        Ok(socket) => {
+            let result = socket.set_keys(fd, direction, keys);
+            if result.is_err() {
+                detach(fd);
+            }
+            result
+        }
+        Err(Error::UlpPresent) => entry(fd)?.get()?.set_keys(fd, direction, keys),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts `entry` under the number `fd`.
+fn install(fd: RawFd, entry: Arc<Entry>) -> Result<()> {
     let slot = slot_or_new(fd).ok_or(Error::Os(Errno::MFILE))?;
-    let _attach = attach_lock();
-    slot.store(Some(Arc::new(entry)));
+    let mut index = attach_lock();
+    if let Some(identity) = entry.identity {
+        index.insert(identity, Arc::downgrade(&entry));
+    }
+    entry.socket.known_by(fd);
+    let before = slot.swap(Some(entry));
+    drop(index);
+    if let Some(before) = before {
+        before.socket.unknown_by(fd);
+    }
     Ok(())
 }
 
-/// Takes the connection off `fd`; calls that already have it go on with it.
-pub fn detach(fd: RawFd) -> Option<Arc<Entry>> {
-    let _attach = attach_lock();
-    slot(fd)?.swap(None)
+/// Takes the state off the number `fd`; calls that already have it go on with it. Returns it, and
+/// another number that it is known by.
+pub fn detach(fd: RawFd) -> Option<(Arc<Entry>, Option<RawFd>)> {
+    let mut index = attach_lock();
+    let entry = slot(fd)?.swap(None)?;
+    let other = entry.socket.unknown_by(fd);
+    if other.is_none()
+        && let Some(identity) = entry.identity
+    {
+        index.remove(&identity);
+    }
+    Some((entry, other))
 }
 
 /// Detaches, and closes `fd` at once or behind the last record.
@@ -123,12 +178,41 @@ pub fn detach(fd: RawFd) -> Option<Arc<Entry>> {
 /// # Errors
 /// `close(2)`'s own. The number is free in any case but `EBADF`.
 pub fn close(fd: RawFd) -> Result<()> {
-    let entry = detach(fd);
-    if let Some(connection) = entry.as_ref().and_then(|entry| entry.get().ok()) {
-        if let Some(linger) = net::linger(fd).filter(|linger| !linger.is_zero()) {
-            // SO_LINGER: the program asked for a close that waits.
-            let _ = connection.flush(Some(linger));
+    if let Some((entry, None)) = detach(fd)
+        && let Ok(socket) = entry.get()
+    {
+        return close_last(fd, &entry, socket);
+    }
+    // TX-56: nothing happens to a connection that has another descriptor.
+    net::close(fd).map_err(Error::from)
+}
+
+/// Closes the last known descriptor of a socket.
+fn close_last(fd: RawFd, entry: &Arc<Entry>, socket: &Arc<Socket>) -> Result<()> {
+    let sending = socket.tx();
+    if let Some(connection) = sending
+        && let Some(linger) = net::linger(fd).filter(|linger| !linger.is_zero())
+    {
+        // SO_LINGER: the program asked for a close that waits.
+        let _ = connection.flush(Some(linger));
+    }
+    if sending.is_none_or(|connection| connection.is_at_rest()) {
+        let tomb = Tomb::of(fd);
+        // Nobody reads or writes by the number while it changes hands.
+        socket.move_to(-1);
+        let closed = net::close(fd).map_err(Error::from);
+        if let Some(other) = tomb.and_then(|tomb| tomb.another(entry)) {
+            install(other, Arc::clone(entry))?;
+            socket.move_to(other);
+        } else if let Some(connection) = sending {
+            let _ = connection.close(|| Err(Errno::BADF));
         }
+        return closed;
+    }
+    if let Some(receiver) = socket.rx() {
+        receiver.move_to(-1);
+    }
+    if let Some(connection) = sending {
         let taken_over = connection.close(|| {
             let socket = net::duplicate(fd)?;
             net::clear_linger(&socket);
@@ -148,12 +232,12 @@ pub fn close(fd: RawFd) -> Result<()> {
 /// Waits until every connection's accepted bytes are with the kernel: the end of the process. Gives
 /// up on a reader that has taken nothing for the linger time.
 pub fn drain_all() {
-    for connection in all() {
+    for connection in sending() {
         // What fails now has nobody left to tell.
         let _ = connection.drain();
     }
     let linger = config().linger;
-    for connection in all() {
+    for connection in sending() {
         drain_one(&connection, linger);
     }
 }
@@ -185,13 +269,17 @@ pub fn configure(change: impl FnOnce(&mut Config)) {
 pub(crate) fn reset_in_child() {
     // Their descriptors are closed here; their connections belong to the parent.
     PROCESS.store(None);
+    duplicates::reset_in_child();
 }
 
-/// Keeps the table from changing while the process forks.
-pub(crate) fn hold() -> (
-    MutexGuard<'static, ()>,
+/// The table's locks, held while the process forks.
+pub(crate) type Held = (
+    MutexGuard<'static, Index>,
     MutexGuard<'static, Vec<Weak<Connection>>>,
-) {
+);
+
+/// Keeps the table from changing while the process forks.
+pub(crate) fn hold() -> Held {
     (attach_lock(), lingering())
 }
 
@@ -239,13 +327,6 @@ fn from_environment() -> Config {
     config
 }
 
-fn why_none(fd: RawFd) -> Error {
-    match net::endpoint(fd) {
-        Ok(_) => Error::NoTls,
-        Err(errno) => Error::from(errno),
-    }
-}
-
 fn drain_one(connection: &Arc<Connection>, linger: std::time::Duration) {
     loop {
         let before = connection.pending();
@@ -257,13 +338,14 @@ fn drain_one(connection: &Arc<Connection>, linger: std::time::Duration) {
     }
 }
 
-fn all() -> Vec<Arc<Connection>> {
+/// Every connection with TX keys, the lingering ones too.
+fn sending() -> Vec<Arc<Connection>> {
     let mut all: Vec<_> = CHUNKS
         .iter()
         .filter_map(OnceLock::get)
         .flat_map(|chunk| chunk.iter())
         .filter_map(ArcSwapOption::load_full)
-        .filter_map(|entry| entry.get().ok().cloned())
+        .filter_map(|entry| entry.get().ok()?.tx().cloned())
         .collect();
     let mut lingering = lingering();
     lingering.retain(|connection| connection.strong_count() > 0);
@@ -284,8 +366,8 @@ fn lingering() -> MutexGuard<'static, Vec<Weak<Connection>>> {
     LINGERING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn attach_lock() -> MutexGuard<'static, ()> {
-    ATTACH.lock().unwrap_or_else(PoisonError::into_inner)
+fn attach_lock() -> MutexGuard<'static, Index> {
+    INDEX.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn slot(fd: RawFd) -> Option<&'static Slot> {
@@ -317,7 +399,10 @@ const CHUNK: usize = 512;
 static CHUNKS: [OnceLock<Box<[Slot]>>; (1 << 20) / CHUNK] =
     [const { OnceLock::new() }; (1 << 20) / CHUNK];
 
-static ATTACH: Mutex<()> = Mutex::new(());
+/// Entries by their socket, for duplicates of descriptors; its lock orders attach and detach.
+pub(crate) type Index = BTreeMap<fork_guard::Identity, Weak<Entry>>;
+
+static INDEX: Mutex<Index> = Mutex::new(BTreeMap::new());
 static FIRST: Mutex<()> = Mutex::new(());
 /// Closed by the program, not yet drained; each keeps itself alive.
 static LINGERING: Mutex<Vec<Weak<Connection>>> = Mutex::new(Vec::new());

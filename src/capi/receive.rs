@@ -1,0 +1,171 @@
+//! Receiving.
+
+use core::ffi::{c_int, c_void};
+
+use super::control;
+use super::guard::guard;
+use crate::error::{Error, Result};
+use crate::registry;
+use crate::rx::{Received, Request};
+use crate::sys::plain;
+use crate::sys::scatter::Destination;
+
+/// Receive up to `len` bytes of application data from `fd`.
+///
+/// Returns the bytes received (records are merged; a record that does not fit is continued by the
+/// next call), 0 at the end of the stream, or -1 with errno. `flags`: MSG_DONTWAIT, MSG_PEEK,
+/// MSG_WAITALL; MSG_TRUNC and MSG_OOB are ignored; MSG_ERRQUEUE is passed to the socket.
+/// A blocking descriptor waits until a record is complete, SO_RCVTIMEO runs out, or a signal comes.
+///
+/// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` is NULL; EAGAIN; EINTR; EIO a
+/// record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
+/// its type reads it; EBADMSG a record is not authentic, EMSGSIZE too long, EINVAL of another
+/// version: what follows is never delivered; EKEYEXPIRED the peer has changed its keys, and
+/// `tls_rx_init` has not been called with the new ones; ECONNRESET and other network errors;
+/// ENOTRECOVERABLE keys set before a fork, or an internal fault.
+/// Any thread may call it; the bytes of one call are contiguous in the stream. Without RX keys it is
+/// recv(2). Since 0.1. Mirrors recv(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+///
+/// # Safety
+/// `buf` is NULL or writable for `len` bytes.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_recv(fd: c_int, buf: *mut c_void, len: usize, flags: c_int) -> isize {
+    guard(fd, || {
+        let found = registry::entry(fd)?;
+        let Some(receiver) = found
+            .get()?
+            .rx()
+            .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
+        else {
+            // SAFETY: our caller's promise, passed on.
+            return Ok(unsafe { plain::recv(fd, buf, len, flags) }.map(count)?);
+        };
+        let segments = [writable(buf, len).ok_or(Error::BadAddress)?];
+        // SAFETY: writable for `len` bytes by our caller's promise.
+        let mut out = unsafe { Destination::new(&segments) };
+        let mut received = Received::default();
+        receiver
+            .receive(&mut out, request(flags, false), &mut received)
+            .map(count)
+    })
+}
+
+/// Receive into `msg->msg_iov`: application data as `tls_recv`, or one record of another type. With
+/// room in `msg->msg_control` (CMSG_SPACE(1) bytes) the type is told by a control message of level
+/// SOL_TLS and type TLS_GET_RECORD_TYPE, for application data too.
+///
+/// Returns and fails as `tls_recv`; EFAULT for NULL in `msg` or in its first entry with a length,
+/// EMSGSIZE for more than 1024 entries. `msg->msg_flags`: MSG_EOR a record was consumed to its end,
+/// MSG_CTRUNC there was no room for the type. An empty record of another type returns 0 with its
+/// type. On failure `msg` is unchanged, but its control buffer may have been written to.
+/// Since 0.1. Mirrors recvmsg(2) on a kTLS socket (Linux net/tls/tls_sw.c).
+///
+/// # Safety
+/// `msg` is NULL or points to a `struct msghdr` whose pointers are NULL or writable for their
+/// lengths.
+#[cfg_attr(feature = "capi", unsafe(no_mangle))]
+pub unsafe extern "C" fn tls_recvmsg(fd: c_int, msg: *mut libc::msghdr, flags: c_int) -> isize {
+    guard(fd, || {
+        let found = registry::entry(fd)?;
+        let Some(receiver) = found
+            .get()?
+            .rx()
+            .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
+        else {
+            // SAFETY: our caller's promise, passed on.
+            return Ok(unsafe { plain::recvmsg(fd, msg, flags) }.map(count)?);
+        };
+        // SAFETY: our caller promises NULL or a struct of its own.
+        let msg = unsafe { msg.as_mut() }.ok_or(Error::BadAddress)?;
+        // SAFETY: the entries are readable by our caller's promise.
+        let segments = unsafe { segments(msg) }?;
+        // SAFETY: each is writable for its length by our caller's promise.
+        let mut out = unsafe { Destination::new(&segments) };
+        let room = match msg.msg_control.is_null() {
+            true => 0,
+            false => msg.msg_controllen,
+        };
+        let mut received = Received::default();
+        let request = request(flags, control::tells_type(room));
+        let result = receiver.receive(&mut out, request, &mut received);
+        let mut written = 0;
+        let mut msg_flags = 0;
+        if let Some(content_type) = received.content_type {
+            let message = control::record_type_message(content_type, room);
+            // RX-18: also in front of an error.
+            // SAFETY: the buffer is writable for `room` bytes, and the message is no longer.
+            unsafe {
+                msg.msg_control
+                    .cast::<u8>()
+                    .copy_from_nonoverlapping(message.bytes.as_ptr(), message.len);
+            }
+            written = message.len;
+            msg_flags |= if message.is_cut { libc::MSG_CTRUNC } else { 0 };
+        }
+        let len = result?;
+        if received.end_of_record {
+            msg_flags |= libc::MSG_EOR;
+        }
+        msg.msg_namelen = 0;
+        msg.msg_controllen = written;
+        msg.msg_flags = msg_flags;
+        Ok(count(len))
+    })
+}
+
+fn request(flags: c_int, can_tell: bool) -> Request {
+    Request {
+        peek: flags & libc::MSG_PEEK != 0,
+        wait_all: flags & libc::MSG_WAITALL != 0,
+        dont_wait: flags & libc::MSG_DONTWAIT != 0,
+        can_tell,
+    }
+}
+
+/// The buffer as a segment; `None` if nothing can be mapped there.
+fn writable(start: *mut c_void, len: usize) -> Option<(usize, usize)> {
+    let address = start.expose_provenance();
+    let is_possible = address >= LOWEST && isize::try_from(len).is_ok();
+    (len == 0 || is_possible).then_some((address, len))
+}
+
+/// The segments of a message up to the first that cannot be written to (RX-28).
+///
+/// # Safety
+/// `msg_iov` is NULL or readable for `msg_iovlen` entries.
+unsafe fn segments(msg: &libc::msghdr) -> Result<Vec<(usize, usize)>> {
+    let n = msg.msg_iovlen;
+    if n > IOV_MAX {
+        return Err(Error::Os(rustix::io::Errno::MSGSIZE));
+    }
+    if n > 0 && msg.msg_iov.is_null() {
+        return Err(Error::BadAddress);
+    }
+    let mut segments = Vec::with_capacity(n);
+    let mut asked = 0;
+    for i in 0..n {
+        // SAFETY: one of the `n` entries of our caller's promise.
+        let iov = unsafe { *msg.msg_iov.wrapping_add(i) };
+        asked |= iov.iov_len;
+        match writable(iov.iov_base, iov.iov_len) {
+            Some(segment) => segments.push(segment),
+            None => break,
+        }
+    }
+    // RX-27.
+    if asked != 0 && segments.iter().all(|(_, len)| *len == 0) {
+        return Err(Error::BadAddress);
+    }
+    Ok(segments)
+}
+
+/// A received count as a C return value.
+fn count(len: usize) -> isize {
+    isize::try_from(len).unwrap_or(isize::MAX)
+}
+
+/// The lowest address that a program can have mapped by default (`vm.mmap_min_addr`).
+const LOWEST: usize = 0x10000;
+
+/// `UIO_MAXIOV` (linux/uio.h).
+const IOV_MAX: usize = 1024;

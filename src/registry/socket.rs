@@ -1,0 +1,219 @@
+//! One socket's TLS state: both directions, the options, the pending error. The kernel's ULP
+//! context.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::aead::{Cipher, TrafficKeys};
+use crate::error::{Error, PendingError, Result};
+use crate::record::{MAX_PLAINTEXT, Version};
+use crate::rx::Receiver;
+use crate::sys::receive;
+use crate::tx::{Connection, Settings};
+
+/// A direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// `TLS_TX`.
+    Tx,
+    /// `TLS_RX`.
+    Rx,
+}
+
+/// The TLS state of a socket. Without keys in a direction, that direction is plain.
+pub struct Socket {
+    tx: OnceLock<Arc<Connection>>,
+    rx: OnceLock<Arc<Receiver>>,
+    /// Held while keys are set.
+    setup: Mutex<()>,
+    pending: Arc<PendingError>,
+    /// `TLS_TX_ZEROCOPY_RO`.
+    zerocopy: AtomicBool,
+    /// `TLS_TX_MAX_PAYLOAD_LEN`, for TX keys that come later.
+    max_payload: AtomicUsize,
+    /// Descriptors of this process that it is known by.
+    numbers: Mutex<Vec<RawFd>>,
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        Socket {
+            tx: OnceLock::new(),
+            rx: OnceLock::new(),
+            setup: Mutex::new(()),
+            pending: Arc::default(),
+            zerocopy: AtomicBool::new(false),
+            max_payload: AtomicUsize::new(MAX_PLAINTEXT),
+            numbers: Mutex::default(),
+        }
+    }
+}
+
+impl Socket {
+    /// The sending direction, if it has keys.
+    pub fn tx(&self) -> Option<&Arc<Connection>> {
+        self.tx.get()
+    }
+
+    /// The receiving direction, if it has keys.
+    pub fn rx(&self) -> Option<&Arc<Receiver>> {
+        self.rx.get()
+    }
+
+    /// Version and cipher of either direction's keys; both have the same (CI-4).
+    pub fn suite(&self) -> Option<(Version, Cipher)> {
+        let tx = self.tx().map(|connection| connection.suite());
+        tx.or_else(|| self.rx().map(|receiver| receiver.suite()))
+    }
+
+    /// Sets the keys of a direction, or sets them again (CI-1, CI-3, RK-1).
+    pub(super) fn set_keys(
+        &self,
+        fd: RawFd,
+        direction: Direction,
+        keys: impl FnOnce() -> Result<TrafficKeys>,
+    ) -> Result<()> {
+        let _setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = match direction {
+            Direction::Tx => self.rx().map(|receiver| receiver.suite()),
+            Direction::Rx => self.tx().map(|connection| connection.suite()),
+        };
+        // CI-1 (f): both directions have one version and one cipher.
+        let keys = || {
+            let keys = keys()?;
+            match other {
+                Some(other) if other != (keys.version, keys.cipher) => Err(Error::Invalid),
+                _ => Ok(keys),
+            }
+        };
+        match (direction, self.tx(), self.rx()) {
+            (Direction::Tx, Some(connection), _) => connection.rekey(keys),
+            (Direction::Rx, _, Some(receiver)) => receiver.rekey(keys),
+            (Direction::Tx, None, _) => self.start_sending(fd, keys()?),
+            (Direction::Rx, _, None) => self.start_receiving(fd, keys()?),
+        }
+    }
+
+    fn start_sending(&self, fd: RawFd, keys: TrafficKeys) -> Result<()> {
+        let process = super::process()?;
+        let config = super::config();
+        let settings = Settings {
+            engine: config.engine,
+            aead: config.aead,
+            queue_max: config.tx_queue,
+            cores: process.cores,
+        };
+        let shared = process.shared.clone();
+        let pending = Arc::clone(&self.pending);
+        let connection = Connection::new(shared, settings, fd, keys, pending)?;
+        connection.set_max_payload(self.max_payload.load(Ordering::Relaxed))?;
+        let first = self.tx.set(connection).is_ok();
+        debug_assert!(first, "`setup` is held");
+        Ok(())
+    }
+
+    fn start_receiving(&self, fd: RawFd, keys: TrafficKeys) -> Result<()> {
+        let (sys, choice) = (receive::Linux::of(fd), super::config().aead);
+        let receiver = Receiver::new(sys, fd, keys, choice, Arc::clone(&self.pending))?;
+        let first = self.rx.set(receiver).is_ok();
+        debug_assert!(first, "`setup` is held");
+        Ok(())
+    }
+
+    /// `TLS_TX_ZEROCOPY_RO`: kept and answered, of no effect without a NIC that seals (CI-15).
+    pub fn set_zerocopy(&self, on: bool) {
+        self.zerocopy.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether `TLS_TX_ZEROCOPY_RO` is set.
+    pub fn zerocopy(&self) -> bool {
+        self.zerocopy.load(Ordering::Relaxed)
+    }
+
+    /// The most plaintext bytes in a record (CI-20).
+    pub fn max_payload(&self) -> usize {
+        match self.tx() {
+            Some(connection) => connection.info().max_payload.into(),
+            None => self.max_payload.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Sets the most plaintext bytes in a record (CI-19).
+    ///
+    /// # Errors
+    /// [`Error::KeysPresent`] (EBUSY) while a record is open, before `len` is asked for;
+    /// [`Error::Invalid`] if it is out of range.
+    pub fn set_max_payload(&self, len: impl FnOnce() -> Result<u16>) -> Result<()> {
+        let _setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = self.tx() {
+            // Without effect but for the check that comes first.
+            connection.set_max_payload(connection.info().max_payload.into())?;
+        }
+        let len = usize::from(len()?);
+        let is_tls13 = self
+            .suite()
+            .is_some_and(|(version, _)| version == Version::Tls13);
+        let least = if is_tls13 { 63 } else { 64 };
+        if !(least..=MAX_PLAINTEXT).contains(&len) {
+            return Err(Error::Invalid);
+        }
+        if let Some(connection) = self.tx() {
+            connection.set_max_payload(len)?;
+        }
+        self.max_payload.store(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes the error that is pending, as `SO_ERROR` does (TX-34, RX-20).
+    pub fn take_error(&self) -> Option<rustix::io::Errno> {
+        match self.tx() {
+            Some(connection) => connection.take_error(),
+            None => self.pending.take(),
+        }
+    }
+
+    /// Whether an error is pending (`POLLERR`, TX-53, RX-51).
+    pub fn has_error(&self) -> bool {
+        self.pending.peek().is_some()
+    }
+
+    /// A panic was caught in a call on this socket: nothing that may be half done goes on.
+    pub fn poison(&self) {
+        if let Some(connection) = self.tx() {
+            connection.poison();
+        }
+        if let Some(receiver) = self.rx() {
+            receiver.poison();
+        }
+    }
+
+    /// The socket is known by the descriptor `fd`, too.
+    pub(super) fn known_by(&self, fd: RawFd) {
+        self.numbers().push(fd);
+    }
+
+    /// The socket is not known by `fd` any more. Returns a number that it is still known by.
+    pub(super) fn unknown_by(&self, fd: RawFd) -> Option<RawFd> {
+        let mut numbers = self.numbers();
+        numbers.retain(|number| *number != fd);
+        let other = numbers.first().copied();
+        drop(numbers);
+        self.move_to(other.unwrap_or(fd));
+        other
+    }
+
+    /// Reads and writes go to the descriptor `fd` from now on: the one before is about to be closed.
+    pub(super) fn move_to(&self, fd: RawFd) {
+        if let Some(connection) = self.tx() {
+            connection.move_to(fd);
+        }
+        if let Some(receiver) = self.rx() {
+            receiver.move_to(fd);
+        }
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Vec<RawFd>> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

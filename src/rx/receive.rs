@@ -1,0 +1,369 @@
+//! A receiving call: which records it takes, when it waits, what it returns.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::Receiver;
+use super::records::{Found, Opened, Records};
+use crate::error::{Error, Result};
+use crate::record::content_type::APPLICATION_DATA;
+use crate::stats::STATS;
+use crate::sync::{MutexGuard, lock, try_lock};
+use crate::sys::scatter::Destination;
+
+/// What a receive asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request {
+    /// `MSG_PEEK`: what is delivered stays.
+    pub peek: bool,
+    /// `MSG_WAITALL`.
+    pub wait_all: bool,
+    /// `MSG_DONTWAIT`.
+    pub dont_wait: bool,
+    /// There is room for a control message that tells the content type (RX-15).
+    pub can_tell: bool,
+}
+
+/// What a receive has brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Plaintext bytes.
+    pub len: usize,
+    /// The content type of the records they are from, also if the call failed behind an empty
+    /// record (RX-18).
+    pub content_type: Option<u8>,
+    /// A record was consumed to its end (`MSG_EOR`, RX-17).
+    pub end_of_record: bool,
+}
+
+/// Why collecting came to an end.
+enum Stop {
+    /// The request is met, or another content type comes next.
+    Done,
+    /// Another record is needed.
+    Needs(Found),
+}
+
+impl Receiver {
+    /// Delivers plaintext to `out`, as `recvmsg(2)` on a kTLS socket does (RX-8 to RX-40).
+    ///
+    /// `received` is filled in as far as the call came, whatever it returns.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`], [`Error::Interrupted`]; [`Error::ControlRecord`] (RX-15);
+    /// [`Error::KeyExpired`] (RK-8); [`Error::SealFailed`] for a record that is not authentic, and
+    /// what its header is refused with (RX-3); the socket's own.
+    pub fn receive(
+        &self,
+        out: &mut Destination<'_>,
+        request: Request,
+        received: &mut Received,
+    ) -> Result<usize> {
+        if out.left() == 0 {
+            // RX-19: consumes nothing and reports nothing.
+            return Ok(0);
+        }
+        let mut patience = Patience::new(self, request.dont_wait);
+        let _turn = self.take_turn(&mut patience)?;
+        let target = match request.wait_all {
+            true => out.left(),
+            false => self.low_water().min(out.left()),
+        };
+        let mut state = lock(&self.state);
+        let mut call = Call {
+            request,
+            target,
+            peeked: 0,
+            received,
+        };
+        let result = loop {
+            match self.collect(&mut state, out, &mut call) {
+                Ok(Stop::Done) => break Ok(()),
+                Ok(Stop::Needs(_)) if call.received.len >= target => break Ok(()),
+                Ok(Stop::Needs(Found::Eof)) => break Ok(()),
+                Ok(Stop::Needs(found)) => {
+                    let waited;
+                    (state, waited) = self.wait(state, found, &mut patience, call.received.len > 0);
+                    match waited {
+                        Ok(true) => {}
+                        Ok(false) => break Ok(()),
+                        Err(error) => break Err(error),
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        state.settle(self.sys, self.fd());
+        let len = call.received.len;
+        if !request.peek {
+            self.bytes.fetch_add(len as u64, Ordering::Relaxed);
+            STATS.rx_bytes.add(len as u64);
+        }
+        // What was collected comes first; the error is found again by the next call (RX-21).
+        result.map(|()| len).or_else(|error| match len {
+            0 => Err(error),
+            _ => Ok(len),
+        })
+    }
+
+    /// Waits for the calls of other threads to end (MT-4).
+    pub(super) fn take_turn(&self, patience: &mut Patience<'_>) -> Result<MutexGuard<'_, ()>> {
+        if let Some(turn) = try_lock(&self.turn) {
+            return Ok(turn);
+        }
+        match patience.sleeps() {
+            true => Ok(lock(&self.turn)),
+            false => Err(Error::WouldBlock),
+        }
+    }
+
+    /// Delivers what can be had without waiting.
+    fn collect(
+        &self,
+        state: &mut Records,
+        out: &mut Destination<'_>,
+        call: &mut Call<'_>,
+    ) -> Result<Stop> {
+        loop {
+            while let Some(record) = state.opened().get_mut(call.peeked) {
+                if !call.admits(record.content_type)? {
+                    return Ok(Stop::Done);
+                }
+                let content_type = record.content_type;
+                let whole = call.deliver(record, out);
+                if whole && !call.request.peek {
+                    let record = state.opened().pop_front().expect("the one just delivered");
+                    state.finish(record);
+                }
+                // RX-12: one control record a call.
+                if !whole || out.left() == 0 || content_type != APPLICATION_DATA {
+                    return Ok(Stop::Done);
+                }
+            }
+            // RX-9: beyond the target, only what is there without asking.
+            if call.received.len >= call.target && !state.has_more() {
+                return Ok(Stop::Done);
+            }
+            let wire = match state.look(self.sys, self.fd(), &self.pending) {
+                Found::Ready(wire) => wire,
+                found => return Ok(Stop::Needs(found)),
+            };
+            if let Some(len) = state.plain_len(wire).filter(|_| !call.request.peek)
+                && len > 0
+                && call.admits(APPLICATION_DATA)?
+                && let Some(memory) = out.contiguous(len)
+            {
+                let opened = state.open_directly(wire, memory);
+                self.opened(opened.as_ref().err())?;
+                opened?;
+                out.advance(len);
+                call.received.len += len;
+                call.received.end_of_record = true;
+                if out.left() == 0 {
+                    return Ok(Stop::Done);
+                }
+                continue;
+            }
+            let space = out.left();
+            let opened = state.open(wire);
+            self.opened(opened.as_ref().err())?;
+            let record = opened?;
+            self.count_padding(&record, call.request.peek, space);
+            state.keep(record);
+        }
+    }
+
+    /// Counts an attempt to open a record; a failure is also the socket's error (RX-20).
+    pub(super) fn opened(&self, failure: Option<&Error>) -> Result<()> {
+        match failure {
+            None => {
+                self.records.fetch_add(1, Ordering::Relaxed);
+                STATS.rx_records.add(1);
+                Ok(())
+            }
+            Some(error) => {
+                self.pending.set(error.errno());
+                Err(*error)
+            }
+        }
+    }
+
+    /// ST-4 to ST-6: in no-pad mode the kernel opens data into the program's memory and begins
+    /// again when it finds something else; the counters tell a peer that makes it do so.
+    fn count_padding(&self, record: &Opened, peek: bool, space: usize) {
+        if !self.expects_no_pad() || peek || record.rest().len() > space {
+            return;
+        }
+        let control = record.content_type != APPLICATION_DATA;
+        if control || record.is_padded() {
+            STATS.decrypt_retry.add(1);
+        }
+        if record.is_padded() {
+            STATS.rx_no_pad_violation.add(1);
+        }
+    }
+
+    /// Waits until `found` may have become more. Returns false at the end of the stream.
+    pub(super) fn wait<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, Records>,
+        found: Found,
+        patience: &mut Patience<'_>,
+        has_data: bool,
+    ) -> (MutexGuard<'a, Records>, Result<bool>) {
+        // RX-23: what is found decides before the socket's error does.
+        if found == Found::Rekey {
+            return (state, Err(Error::KeyExpired));
+        }
+        // An error is left for the next call if this one has something to return.
+        if let Some(errno) = match has_data {
+            true => self.pending.peek(),
+            false => self.pending.take(),
+        } {
+            return (state, Err(Error::from(errno)));
+        }
+        if let Found::Stopped(errno) = found {
+            state.tell_stop();
+            // RX-4: only a call that does not wait is told EAGAIN; the kernel lets others hang.
+            let error = match patience.sleeps() {
+                true => Error::from(errno),
+                false => Error::WouldBlock,
+            };
+            return (state, Err(error));
+        }
+        if found == Found::Nothing && !patience.sleeps() {
+            return (state, Err(Error::WouldBlock));
+        }
+        // Sets the mark, so that the wait ends when the record is complete, and not before.
+        state.tell_kernel(self.sys, self.fd(), true);
+        drop(state);
+        let waited = self.sleep(patience);
+        let mut state = lock(&self.state);
+        let ready = match waited {
+            Ok(ready) => ready,
+            Err(error) => return (state, Err(error)),
+        };
+        let result = match state.look(self.sys, self.fd(), &self.pending) {
+            // RX-25: the rest will not come.
+            Found::Incomplete(_) | Found::Nothing if ready.ended => Ok(false),
+            Found::Incomplete(_) if ready.readable => {
+                // Below the mark and readable: the receive buffer has no room for the rest.
+                let taken = state.take_out(self.sys, self.fd());
+                taken.map(|()| true)
+            }
+            Found::Incomplete(_) | Found::Nothing if !patience.sleeps() => Err(Error::WouldBlock),
+            _ => Ok(true),
+        };
+        (state, result)
+    }
+
+    fn sleep(&self, patience: &mut Patience<'_>) -> Result<crate::sys::receive::Ready> {
+        if !patience.sleeps() {
+            return self
+                .sys
+                .wait(self.fd(), Some(Duration::ZERO))
+                .map_err(Error::from);
+        }
+        loop {
+            let left = patience.left();
+            if left == Some(Duration::ZERO) {
+                // SO_RCVTIMEO ran out (RX-29).
+                return Err(Error::WouldBlock);
+            }
+            let slice = left.map_or(SLICE, |left| left.min(SLICE));
+            match self.sys.wait(self.fd(), Some(slice)) {
+                Ok(ready) if ready.readable || ready.ended => return Ok(ready),
+                Ok(_) => {}
+                // Restarted if every handler asks for it and there is no time-out.
+                Err(Errno::INTR) if left.is_none() && self.sys.handlers_restart() => {}
+                Err(errno) => return Err(Error::from(errno)),
+            }
+        }
+    }
+}
+
+/// A call on its way.
+struct Call<'a> {
+    request: Request,
+    /// Bytes below which it waits.
+    target: usize,
+    /// With `MSG_PEEK`: opened records that it has passed.
+    peeked: usize,
+    received: &'a mut Received,
+}
+
+impl Call<'_> {
+    /// Whether a record of this content type goes with what the call has so far (RX-8, RX-11);
+    /// the first one decides.
+    fn admits(&mut self, content_type: u8) -> Result<bool> {
+        if let Some(first) = self.received.content_type {
+            return Ok(first == content_type && first == APPLICATION_DATA);
+        }
+        if content_type == 0 {
+            // RX-22.
+            return Err(Error::BadRecord);
+        }
+        if content_type != APPLICATION_DATA && !self.request.can_tell {
+            return Err(Error::ControlRecord);
+        }
+        self.received.content_type = Some(content_type);
+        Ok(true)
+    }
+
+    /// Copies what fits; returns whether that was all of the record.
+    fn deliver(&mut self, record: &mut Opened, out: &mut Destination<'_>) -> bool {
+        let copied = out.put(record.rest());
+        self.received.len += copied;
+        let whole = copied == record.rest().len();
+        self.received.end_of_record |= whole && !(self.request.peek && record.is_fresh());
+        match self.request.peek {
+            true => self.peeked += usize::from(whole),
+            false => record.advance(copied),
+        }
+        whole
+    }
+}
+
+/// Whether and how long a call waits; asks the kernel when it is first needed.
+pub(super) struct Patience<'a> {
+    receiver: &'a Receiver,
+    dont_wait: bool,
+    known: Option<(bool, Option<Instant>)>,
+}
+
+impl<'a> Patience<'a> {
+    pub(super) fn new(receiver: &'a Receiver, dont_wait: bool) -> Patience<'a> {
+        Patience {
+            receiver,
+            dont_wait,
+            known: None,
+        }
+    }
+
+    fn get(&mut self) -> (bool, Option<Instant>) {
+        let (receiver, dont_wait) = (self.receiver, self.dont_wait);
+        *self.known.get_or_insert_with(|| {
+            let (sys, fd) = (receiver.sys, receiver.fd());
+            let sleeps = !dont_wait && !sys.is_nonblocking(fd);
+            let timeout = sleeps.then(|| sys.receive_timeout(fd)).flatten();
+            let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            (sleeps, deadline)
+        })
+    }
+
+    pub(super) fn sleeps(&mut self) -> bool {
+        self.get().0
+    }
+
+    /// What is left of `SO_RCVTIMEO`; `None` is for ever.
+    fn left(&mut self) -> Option<Duration> {
+        let deadline = self.get().1?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// The longest sleep on a descriptor's number: another thread's `close` may have given it away.
+const SLICE: Duration = Duration::from_secs(1);
