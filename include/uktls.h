@@ -86,8 +86,8 @@ struct uktls_config {
     int engine;
     /* `UKTLS_AEAD_*`. */
     int aead;
-    /* Sealing threads; 0: one less than there are processors, at least one. Counts for the first
-     * connection of the process only.
+    /* Sealing threads, at most 1024; 0: one less than there are processors, at least one. Counts
+     * for the first connection of the process only.
      */
     uint32_t threads;
     /* Accepted and not yet transmitted bytes of one connection at which a send waits; 0: 1 MiB. */
@@ -219,12 +219,14 @@ int tls_tx_init(int fd, const void *crypto_info, size_t len);
 
 /* Read an option of `fd`. `SOL_TLS`/`TLS_TX`: the crypto_info struct with the sequence number of
  * the next record (`*optlen` its exact size), or version and cipher only (`*optlen` 4).
- * `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t. `SOL_SOCKET`/`SO_ERROR`: the pending error,
- * deferred failures included, which is cleared. All other options: as getsockopt(2).
+ * `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t; `TLS_TX_ZEROCOPY_RO`: a uint32_t, 0.
+ * `SOL_SOCKET`/`SO_ERROR`: the pending error, deferred failures included, which is cleared. All
+ * other options: as getsockopt(2).
  *
  * Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT `optlen` is NULL; EINVAL `optval` is NULL
- * or `*optlen` not one of the sizes above; ENOPROTOOPT an unknown SOL_TLS option, or a socket
- * without TX keys; others as getsockopt(2).
+ * or `*optlen` not one of the sizes above, or TLS_RX_EXPECT_NO_PAD; EBUSY TLS_RX, which has no
+ * keys; ENOPROTOOPT an unknown SOL_TLS option, or a socket without TX keys; others as
+ * getsockopt(2).
  * Since 0.1. Mirrors getsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
  *
  * Requires:
@@ -280,10 +282,10 @@ const char *uktls_version(void);
  * comes; a non-blocking one accepts what there is room for.
  *
  * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
- * flag; EINVAL MSG_MORE with MSG_EOR; EAGAIN the socket took no more just now; EINTR; EPIPE (with
- * SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone; ECONNRESET and other network
- * errors; EBADMSG a record could not be sealed, or the sequence numbers are used up;
- * ENOTRECOVERABLE keys set before a fork, or an internal fault.
+ * flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
+ * just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
+ * ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
+ * numbers are used up; ENOTRECOVERABLE keys set before a fork, or an internal fault.
  * Any thread may call it; the bytes of one call are contiguous in the stream.
  * Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
  *

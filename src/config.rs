@@ -92,7 +92,7 @@ impl Config {
         set("UKTLS_THREADS", &mut |v| {
             v.parse()
                 .ok()
-                .filter(|n| (1..=1024).contains(n))
+                .filter(|n| (1..=THREADS_MAX).contains(n))
                 .map(|v| config.threads = Some(v))
         });
         set("UKTLS_TX_QUEUE", &mut |v| {
@@ -155,6 +155,9 @@ impl FromStr for LogTarget {
         })
     }
 }
+
+/// More sealing threads than any machine has processors for.
+pub const THREADS_MAX: usize = 1024;
 
 /// Less room than one full record would never let a send proceed.
 pub const TX_QUEUE_MIN: usize = 32 * 1024;

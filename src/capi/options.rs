@@ -8,7 +8,9 @@ use crate::crypto_info::{self, CryptoInfo};
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::registry;
-use crate::sys::abi::{SOL_TLS, TLS_TX, TLS_TX_MAX_PAYLOAD_LEN};
+use crate::sys::abi::{
+    SOL_TLS, TLS_RX, TLS_RX_EXPECT_NO_PAD, TLS_TX, TLS_TX_MAX_PAYLOAD_LEN, TLS_TX_ZEROCOPY_RO,
+};
 use crate::sys::net;
 
 /// Set the TX keys of a finished TLS handshake on `fd`: from the return of this call, every byte
@@ -38,20 +40,26 @@ pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len:
     guard(fd, || {
         // SAFETY: our caller promises NULL or `len` readable bytes.
         let info = unsafe { bytes(crypto_info.cast(), len) };
+        // CI-1 (a) goes before (b): what cannot even name a cipher is EINVAL where keys are set too.
+        let no_head = !matches!(info, Ok(info) if info.len() >= 4);
         fork::install();
-        registry::tx_init(fd, || keys(info))?;
-        Ok(0)
+        match registry::tx_init(fd, || keys(info)) {
+            Err(Error::KeysPresent) if no_head => Err(Error::Invalid),
+            result => result.map(|()| 0),
+        }
     })
 }
 
 /// Read an option of `fd`. `SOL_TLS`/`TLS_TX`: the crypto_info struct with the sequence number of
 /// the next record (`*optlen` its exact size), or version and cipher only (`*optlen` 4).
-/// `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t. `SOL_SOCKET`/`SO_ERROR`: the pending error,
-/// deferred failures included, which is cleared. All other options: as getsockopt(2).
+/// `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t; `TLS_TX_ZEROCOPY_RO`: a uint32_t, 0.
+/// `SOL_SOCKET`/`SO_ERROR`: the pending error, deferred failures included, which is cleared. All
+/// other options: as getsockopt(2).
 ///
 /// Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT `optlen` is NULL; EINVAL `optval` is NULL
-/// or `*optlen` not one of the sizes above; ENOPROTOOPT an unknown SOL_TLS option, or a socket
-/// without TX keys; others as getsockopt(2).
+/// or `*optlen` not one of the sizes above, or TLS_RX_EXPECT_NO_PAD; EBUSY TLS_RX, which has no
+/// keys; ENOPROTOOPT an unknown SOL_TLS option, or a socket without TX keys; others as
+/// getsockopt(2).
 /// Since 0.1. Mirrors getsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
 ///
 /// # Safety
@@ -151,6 +159,16 @@ unsafe fn get_tls(
             // SAFETY: points to a socklen_t by our caller's promise.
             unsafe { optlen.write_unaligned(2) };
         }
+        TLS_TX_ZEROCOPY_RO => {
+            if optval.is_null() || len != 4 {
+                return Err(Error::Invalid);
+            }
+            // SAFETY: writable for `len`, which is 4, bytes by our caller's promise.
+            unsafe { optval.write_bytes(0, 4) };
+        }
+        TLS_RX if !optval.is_null() && len >= 4 => return Err(Error::KeysMissing),
+        // CI-17: there are no RX keys.
+        TLS_RX | TLS_RX_EXPECT_NO_PAD => return Err(Error::Invalid),
         _ => return Err(Error::UnknownOption),
     }
     Ok(())

@@ -21,10 +21,10 @@ use crate::tx::{FileSource, SendFlags};
 /// comes; a non-blocking one accepts what there is room for.
 ///
 /// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
-/// flag; EINVAL MSG_MORE with MSG_EOR; EAGAIN the socket took no more just now; EINTR; EPIPE (with
-/// SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone; ECONNRESET and other network
-/// errors; EBADMSG a record could not be sealed, or the sequence numbers are used up;
-/// ENOTRECOVERABLE keys set before a fork, or an internal fault.
+/// flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
+/// just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
+/// ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
+/// numbers are used up; ENOTRECOVERABLE keys set before a fork, or an internal fault.
 /// Any thread may call it; the bytes of one call are contiguous in the stream.
 /// Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
 ///
@@ -234,7 +234,12 @@ pub unsafe extern "C" fn tls_poll(
         if fds.is_null() && n > 0 {
             return Err(Error::BadAddress);
         }
-        for i in 0..usize::try_from(n).map_err(|_| Error::Invalid)? {
+        let n_fds = usize::try_from(n).map_err(|_| Error::Invalid)?;
+        // poll(2) looks at no entry of a table that is longer than any can be.
+        if n_fds > FEW_FDS && n_fds > net::most_descriptors() {
+            return Err(Error::Invalid);
+        }
+        for i in 0..n_fds {
             // SAFETY: one of the `n` structs of our caller's promise.
             let fd = unsafe { (*fds.wrapping_add(i)).fd };
             if registry::is_ours(fd)
@@ -376,6 +381,9 @@ fn count(accepted: usize) -> isize {
 }
 
 const FEW: usize = 8;
+
+/// A poll of so many descriptors is not worth the question whether there can be as many.
+const FEW_FDS: usize = 1024;
 
 /// `UIO_MAXIOV` (linux/uio.h).
 const IOV_MAX: usize = 1024;
