@@ -336,9 +336,9 @@ ptrdiff_t tls_sendpage(int fd, const void *page, size_t offset, size_t size, int
 ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
 
 /* Move up to `len` bytes from the pipe `fd_in` to the TLS connection `fd_out`. `flags`:
- * SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not wait for the
- * pipe or for room; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
- * `off_in` and `off_out` must be NULL.
+ * SPLICE_F_MORE keeps what does not fill a record open; SPLICE_F_NONBLOCK does not wait for the
+ * pipe (whether room is waited for is the socket's O_NONBLOCK); SPLICE_F_MOVE and SPLICE_F_GIFT
+ * are accepted and have no effect. `off_in` and `off_out` must be NULL.
  *
  * Returns the bytes moved, 0 at the end of the pipe, or -1 with errno: as `tls_send`; ESPIPE an
  * offset was given; EINVAL another flag, or `fd_in` is no pipe.

@@ -164,9 +164,9 @@ pub unsafe extern "C" fn tls_sendfile(
 }
 
 /// Move up to `len` bytes from the pipe `fd_in` to the TLS connection `fd_out`. `flags`:
-/// SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not wait for the
-/// pipe or for room; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
-/// `off_in` and `off_out` must be NULL.
+/// SPLICE_F_MORE keeps what does not fill a record open; SPLICE_F_NONBLOCK does not wait for the
+/// pipe (whether room is waited for is the socket's O_NONBLOCK); SPLICE_F_MOVE and SPLICE_F_GIFT
+/// are accepted and have no effect. `off_in` and `off_out` must be NULL.
 ///
 /// Returns the bytes moved, 0 at the end of the pipe, or -1 with errno: as `tls_send`; ESPIPE an
 /// offset was given; EINVAL another flag, or `fd_in` is no pipe.
@@ -201,7 +201,8 @@ pub unsafe extern "C" fn tls_splice(
         let no_wait = flags & libc::SPLICE_F_NONBLOCK != 0;
         let send_flags = SendFlags {
             more: flags & libc::SPLICE_F_MORE != 0,
-            dont_wait: no_wait,
+            // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
+            dont_wait: false,
             no_signal: false,
         };
         let count = len.min(COUNT_MAX);
