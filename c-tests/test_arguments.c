@@ -434,13 +434,40 @@ static void test_att16_other_options(void **state)
         {"SO_ERROR, NULL", SOL_SOCKET, SO_ERROR, NULL, &len, EFAULT},
         {"SO_ERROR, no length", SOL_SOCKET, SO_ERROR, &value, NULL, EFAULT},
     };
-    for (size_t i = 0; i < ROWS(rows); i++)
+    for (size_t i = 0; i < ROWS(rows); i++) {
+        /* The kernel sees these pointers, and valgrind calls that an error. */
+        if (under_valgrind() && (!rows[i].value || !rows[i].len))
+            continue;
         REFUSED(&w, rows[i].name,
                 tls_getsockopt(w.fd[0], rows[i].level, rows[i].option, rows[i].value, rows[i].len),
                 rows[i].error);
+    }
     assert_fails(tls_getsockopt(-1, SOL_SOCKET, SO_TYPE, &value, &len), EBADF);
     assert_fails(tls_getsockopt(w.file, SOL_SOCKET, SO_TYPE, &value, &len), ENOTSOCK);
     world_close(&w);
+}
+
+/* SO_ERROR into less than an int: as much as there is room for is written, and no more. */
+static void test_so_error_lengths(void **state)
+{
+    (void)state;
+    int fd[2];
+    struct receiver r;
+    struct keys keys = make_keys(&suites[8], UINT64_MAX, 0);
+    tls_pair(fd, &keys, &r);
+    assert_fails(tls_send(fd[0], "x", 1, 0), EBADMSG);
+    for (socklen_t room = 0; room <= 8; room++) {
+        unsigned char value[8], want[8];
+        int error = EBADMSG;
+        socklen_t len = room;
+        memset(value, 0xa5, sizeof value);
+        memset(want, 0xa5, sizeof want);
+        memcpy(want, &error, room < sizeof error ? room : sizeof error);
+        assert_ok(tls_getsockopt(fd[0], SOL_SOCKET, SO_ERROR, room ? value : NULL, &len));
+        assert_int_equal(len, room < sizeof error ? room : sizeof error);
+        assert_memory_equal(value, want, sizeof value);
+    }
+    close_both(fd);
 }
 
 /* --- the rest --- */
@@ -585,6 +612,7 @@ int main(void)
         cmocka_unit_test(test_sendmsg_arguments),       cmocka_unit_test(test_tx15_control_arguments),
         cmocka_unit_test(test_file_arguments),          cmocka_unit_test(test_ci3_second_init_arguments),
         cmocka_unit_test(test_ci11_option_arguments),   cmocka_unit_test(test_att16_other_options),
+        cmocka_unit_test(test_so_error_lengths),
         cmocka_unit_test(test_wait_arguments),          cmocka_unit_test(test_flush_times_out),
         cmocka_unit_test(test_sized_structs),           cmocka_unit_test(test_configure_arguments),
         cmocka_unit_test(test_errno_is_kept),

@@ -81,8 +81,10 @@ pub unsafe extern "C" fn tls_getsockopt(
             // SAFETY: our caller's promise, passed on.
             unsafe { net::getsockopt(fd, level, optname, optval, optlen) }?;
             if is_error {
-                // SAFETY: getsockopt has just written an int there.
-                unsafe { merge_error(fd, optval.cast()) };
+                // SAFETY: getsockopt has just written there how long the value is.
+                let len = unsafe { optlen.read_unaligned() } as usize;
+                // SAFETY: getsockopt has just written `len` bytes there.
+                unsafe { merge_error(fd, optval.cast(), len) };
             }
         }
         Ok(0)
@@ -92,8 +94,8 @@ pub unsafe extern "C" fn tls_getsockopt(
 /// The socket's own error goes first; ours, from a deferred transmission, if it has none.
 ///
 /// # Safety
-/// `value` points to an int.
-unsafe fn merge_error(fd: c_int, value: *mut c_int) {
+/// `value` is readable and writable for `len` bytes: an int, or what the caller had room for of it.
+unsafe fn merge_error(fd: c_int, value: *mut u8, len: usize) {
     let Ok(found) = registry::entry(fd) else {
         return;
     };
@@ -104,11 +106,17 @@ unsafe fn merge_error(fd: c_int, value: *mut c_int) {
     else {
         return;
     };
-    // SAFETY: an int by our caller's promise; the caller may have placed it anywhere.
-    let own = unsafe { value.read_unaligned() };
-    if own == 0 {
-        // SAFETY: as above.
-        unsafe { value.write_unaligned(ours.raw_os_error()) };
+    let ours = ours.raw_os_error().to_ne_bytes();
+    let mut own = [0; size_of::<c_int>()];
+    let len = len.min(own.len());
+    if len == 0 {
+        return;
+    }
+    // SAFETY: readable for `len` bytes by our caller's promise, and `own` is as long at least.
+    unsafe { value.copy_to_nonoverlapping(own.as_mut_ptr(), len) };
+    if own == [0; size_of::<c_int>()] {
+        // SAFETY: writable for `len` bytes by our caller's promise, and `ours` is as long at least.
+        unsafe { value.copy_from_nonoverlapping(ours.as_ptr(), len) };
     }
 }
 
