@@ -178,15 +178,17 @@ static void test_tx58_linger(void **state)
     expect_end(&r);
     close(fd[1]);
 
-    /* Somebody reads: it does not wait longer than that takes. */
-    linger.l_linger = 25;
+    /* Somebody reads: it does not wait longer than that takes. (valgrind runs no other thread while
+     * one is in close(2), so there the reader cannot help it.) */
+    linger.l_linger = under_valgrind() ? 1 : 25;
     small_tls_pair(fd, &keys, &r);
     assert_ok(setsockopt(fd[0], SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
     sent = fill_socket(fd[0], 0, 20000);
     drain_start(&d, fd[1], &keys);
     began = now_ms();
     assert_ok(uktls_close(fd[0]));
-    assert_in_range(now_ms() - began, 0, 20000);
+    if (!under_valgrind())
+        assert_in_range(now_ms() - began, 0, 20000);
     drain_finish(&d, sent);
     close(fd[1]);
 }
