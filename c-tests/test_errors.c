@@ -119,7 +119,8 @@ static void test_tx12_iovecs(void **state)
     close_both(fd);
 }
 
-/* TX-33, AS-14: the buffer, also that of an open record, is the program's again when the call returns. */
+/* TX-33, AS-11, AS-13, AS-14: the buffer, also that of an open record, is the program's again when
+ * the call returns, though the records may still be being sealed. */
 static void test_tx33_buffer_reuse(void **state)
 {
     (void)state;

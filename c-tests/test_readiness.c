@@ -179,7 +179,7 @@ static void *send_blocked(void *argument)
     return NULL;
 }
 
-/* MT-1: a sender that sleeps stops neither a reader nor a poll nor a question. */
+/* MT-1, MT-12, ATT-17: a sender that sleeps stops neither a reader nor a poll nor a question. */
 static void test_mt1_others_go_on(void **state)
 {
     (void)state;

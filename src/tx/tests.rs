@@ -339,8 +339,9 @@ fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool, steps: &[
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// TX-7 to TX-29, AS-3, AS-4, AS-7, AS-8: every sequence of sends arrives as it was accepted, in
-    /// records with strictly increasing numbers, a partly taken record before anything else.
+    /// TX-7 to TX-9, TX-20, TX-24, TX-27 to TX-29, AS-3, AS-4, AS-7, AS-8: every sequence of sends
+    /// arrives as it was accepted, in records with strictly increasing numbers, a partly taken
+    /// record before anything else.
     #[test]
     fn what_is_accepted_arrives(
         engine in prop_oneof![Just(Kind::Inline), Just(Kind::Threads), Just(Kind::Auto)],
