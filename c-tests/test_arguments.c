@@ -66,13 +66,14 @@ static void world_close(struct world *w)
 /* --- descriptors --- */
 
 static struct msghdr no_bytes;
+static int some_pipe[2];
 
 static long long call_send(int fd) { return tls_send(fd, "x", 1, 0); }
 static long long call_send_nothing(int fd) { return tls_send(fd, NULL, 0, 0); }
 static long long call_sendmsg(int fd) { return tls_sendmsg(fd, &no_bytes, 0); }
 static long long call_sendpage(int fd) { return tls_sendpage(fd, "x", 0, 1, 0); }
 static long long call_sendfile(int fd) { return tls_sendfile(fd, 0, NULL, 1); }
-static long long call_splice(int fd) { return tls_splice(0, NULL, fd, NULL, 1, 0); }
+static long long call_splice(int fd) { return tls_splice(some_pipe[0], NULL, fd, NULL, 1, 0); }
 static long long call_shutdown(int fd) { return tls_shutdown(fd, SHUT_WR); }
 static long long call_flush(int fd) { return uktls_flush(fd, 0); }
 static long long call_info(int fd)
@@ -92,17 +93,19 @@ static long long call_init(int fd)
     return tls_tx_init(fd, keys.info, keys.len);
 }
 
+/* Every function that wants a descriptor with keys. */
+static const struct { const char *name; long long (*call)(int); } functions[] = {
+    {"tls_send", call_send},         {"tls_send of nothing", call_send_nothing},
+    {"tls_sendmsg", call_sendmsg},   {"tls_sendpage", call_sendpage},
+    {"tls_sendfile", call_sendfile}, {"tls_splice", call_splice},
+    {"tls_shutdown", call_shutdown}, {"uktls_flush", call_flush},
+    {"uktls_get_info", call_info},   {"tls_getsockopt", call_getsockopt},
+};
+
 /* ATT-5, ATT-7, ATT-14: descriptors that are closed, no sockets, no streams, or without keys. */
 static void test_att14_descriptors(void **state)
 {
     (void)state;
-    static const struct { const char *name; long long (*call)(int); } functions[] = {
-        {"tls_send", call_send},         {"tls_send of nothing", call_send_nothing},
-        {"tls_sendmsg", call_sendmsg},   {"tls_sendpage", call_sendpage},
-        {"tls_sendfile", call_sendfile}, {"tls_splice", call_splice},
-        {"tls_shutdown", call_shutdown}, {"uktls_flush", call_flush},
-        {"uktls_get_info", call_info},   {"tls_getsockopt", call_getsockopt},
-    };
     int pipes[2], plain[2], half[2], local[2], ended[2], fresh;
     struct sockaddr_in address = {.sin_family = AF_INET};
     int listening = socket(AF_INET, SOCK_STREAM, 0);
@@ -162,6 +165,34 @@ static void test_att14_descriptors(void **state)
     int rest[] = {pipes[0], plain[1], half[1], local[1]};
     for (size_t i = 0; i < ROWS(rest); i++)
         close(rest[i]);
+}
+
+/* Design rule 1: a descriptor whose keys were set before a fork is refused in the child, by every
+ * function; closing it there is nothing to the parent. */
+static void test_rule1_inherited(void **state)
+{
+    (void)state;
+    struct world w;
+    struct keys keys = tls13_keys();
+    world_open(&w, &keys);
+    pid_t child = fork();
+    if (child == 0) {
+        size_t f = 0;
+        while (f < ROWS(functions) && functions[f].call(w.fd[0]) == -1 && errno == ENOTRECOVERABLE)
+            f++;
+        if (f < ROWS(functions))
+            fprintf(stderr, "%s: %s\n", functions[f].name, strerror(errno));
+        int again = call_init(w.fd[0]) == -1 && errno == ENOTRECOVERABLE;
+        int none = uktls_tx_pending(w.fd[0]) == 0;
+        /* SIGKILL is success: no leak check judges what only the parent's threads know. */
+        if (f == ROWS(functions) && again && none && uktls_close(w.fd[0]) == 0)
+            kill(getpid(), SIGKILL);
+        _exit(1);
+    }
+    int status = wait_child(child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    expect_nothing(w.fd[1]);
+    world_close(&w);
 }
 
 /* --- sends --- */
@@ -608,7 +639,8 @@ static void test_errno_is_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_att14_descriptors),       cmocka_unit_test(test_send_arguments),
+        cmocka_unit_test(test_att14_descriptors),       cmocka_unit_test(test_rule1_inherited),
+        cmocka_unit_test(test_send_arguments),
         cmocka_unit_test(test_sendmsg_arguments),       cmocka_unit_test(test_tx15_control_arguments),
         cmocka_unit_test(test_file_arguments),          cmocka_unit_test(test_ci3_second_init_arguments),
         cmocka_unit_test(test_ci11_option_arguments),   cmocka_unit_test(test_att16_other_options),
@@ -617,5 +649,7 @@ int main(void)
         cmocka_unit_test(test_sized_structs),           cmocka_unit_test(test_configure_arguments),
         cmocka_unit_test(test_errno_is_kept),
     };
+    if (pipe(some_pipe) != 0)
+        return 2;
     return RUN_ENGINES("arguments", tests);
 }
