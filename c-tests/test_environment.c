@@ -3,6 +3,8 @@
  * named once and change nothing, files that cannot be written lose no byte of the connection. */
 #include "harness.h"
 
+#include <time.h>
+
 #define ROWS(table) (sizeof(table) / sizeof(table)[0])
 
 /* What the child found in force. */
@@ -63,6 +65,61 @@ static int child_main(void)
     if (write(4, &found, sizeof found) != sizeof found)
         return 11;
     return 0;
+}
+
+/* A child whose peer reads nothing: fills the socket, tells how much it took, and ends. */
+static int stuck_child(void)
+{
+    struct keys keys = tls13_keys();
+    uint64_t accepted = 0;
+    ssize_t n;
+    if (tls_tx_init(3, keys.info, keys.len) != 0)
+        return 10;
+    while ((n = tls_send(3, pattern(0, 10000), 10000, MSG_DONTWAIT)) > 0)
+        accepted += (uint64_t)n;
+    return write(4, &accepted, sizeof accepted) == sizeof accepted ? 0 : 11;
+}
+
+/* Returns what a stuck child accepted, and how long its exit took. */
+static uint64_t run_stuck_child(const char *queue, const char *linger_ms, int64_t *exit_ms)
+{
+    int fd[2], results[2];
+    uint64_t accepted = 0;
+    struct timespec began, ended;
+    small_tcp_pair(fd);
+    assert_ok(pipe(results));
+    pid_t child = fork();
+    if (child == 0) {
+        setenv("UKTLS_ENGINE", "threads", 1);
+        setenv("UKTLS_TX_QUEUE", queue, 1);
+        setenv("UKTLS_LINGER_MS", linger_ms, 1);
+        become_child("stuck", fd[0], results[1]);
+    }
+    close(fd[0]);
+    close(results[1]);
+    assert_returns(read(results[0], &accepted, sizeof accepted), sizeof accepted);
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    assert_int_equal(wait_child(child), 0);
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    *exit_ms = (ended.tv_sec - began.tv_sec) * 1000 + (ended.tv_nsec - began.tv_nsec) / 1000000;
+    close(fd[1]);
+    close(results[0]);
+    return accepted;
+}
+
+/* UKTLS_TX_QUEUE bounds what is accepted, UKTLS_LINGER_MS how long the exit waits for a reader that
+ * takes nothing. */
+static void test_queue_and_linger(void **state)
+{
+    (void)state;
+    int64_t short_ms, long_ms;
+    uint64_t small = run_stuck_child("32768", "1", &short_ms);
+    uint64_t large = run_stuck_child("1048576", "1000", &long_ms);
+    if (large < small + 900000)
+        fail_msg("%llu bytes accepted, and with 1 MiB %llu", (unsigned long long)small,
+                 (unsigned long long)large);
+    assert_in_range(long_ms, 900, 30000);
+    assert_true(short_ms < long_ms);
 }
 
 static int lines(const char *text)
@@ -176,13 +233,15 @@ static void test_files(void **state)
 
 int main(void)
 {
-    if (getenv("UKTLS_TEST_CHILD"))
-        return child_main();
+    const char *child = getenv("UKTLS_TEST_CHILD");
+    if (child)
+        return strcmp(child, "stuck") ? child_main() : stuck_child();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_good_values),
         cmocka_unit_test(test_bad_values),
         cmocka_unit_test(test_not_utf8),
         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_queue_and_linger),
     };
     /* The engine is the child's affair: once is enough. */
     setenv("UKTLS_ENGINE", "auto", 0);
