@@ -32,8 +32,8 @@ SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
 .PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
-	test-rust test-loom test-header test-symbols test-link test-c test-valgrind test-interop \
-	miri asan tsan
+	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
+	test-interop miri asan tsan
 .DELETE_ON_ERROR:
 
 all: build
@@ -143,6 +143,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-header
 	@$(MAKE) --no-print-directory test-symbols
 	@$(MAKE) --no-print-directory test-link
+	@$(MAKE) --no-print-directory test-install
 	@$(MAKE) --no-print-directory test-c
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-interop
@@ -168,6 +169,9 @@ test-symbols:
 
 test-link:
 	$(STAGED) scripts/test-link.sh
+
+test-install:
+	scripts/test-install.sh
 
 test-c:
 	$(STAGED) $(MAKE) --no-print-directory -C c-tests check

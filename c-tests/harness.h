@@ -59,7 +59,7 @@ struct keys {
     unsigned char info[64];
 };
 
-/* Keys of Appendix A, told apart by `tag` (0: as there). */
+/* The keys of tests/data/known_answers.txt, told apart by `tag` (0: as there). */
 struct keys make_keys(const struct suite *suite, uint64_t rec_seq, unsigned char tag);
 /* AES-128-GCM. */
 struct keys tls12_keys(void);

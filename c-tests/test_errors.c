@@ -119,7 +119,8 @@ static void test_tx12_iovecs(void **state)
     close_both(fd);
 }
 
-/* TX-33: the buffer is the program's again when the call returns. */
+/* TX-33, AS-11, AS-13, AS-14: the buffer, also that of an open record, is the program's again when
+ * the call returns, though the records may still be being sealed. */
 static void test_tx33_buffer_reuse(void **state)
 {
     (void)state;
@@ -280,7 +281,7 @@ static void test_tx38_shut_down(void **state)
     signal(SIGPIPE, SIG_DFL);
 }
 
-/* TX-34, TX-39: after a reset the error stays until SO_ERROR takes it; then a send is EPIPE. */
+/* TX-34, TX-37, TX-39: after a reset the error stays until SO_ERROR takes it; then a send is EPIPE. */
 static void test_tx34_reset(void **state)
 {
     (void)state;

@@ -38,7 +38,7 @@ static void test_tx41_sendfile(void **state)
     close(file);
 }
 
-/* TX-41 to TX-43: the end of the file seals; at the end nothing happens; the open record is joined. */
+/* TX-41 to TX-43, AS-17: the end of the file seals; at the end nothing happens; the open record is joined. */
 static void test_tx42_end_of_file(void **state)
 {
     (void)state;
@@ -141,7 +141,7 @@ static void *write_late(void *argument)
     return (void *)n;
 }
 
-/* An empty pipe is waited for, unless SPLICE_F_NONBLOCK says not to. */
+/* TX-47: an empty pipe is waited for, unless SPLICE_F_NONBLOCK says not to. */
 static void test_tx47_splice_waits(void **state)
 {
     (void)state;
@@ -158,6 +158,41 @@ static void test_tx47_splice_waits(void **state)
     close(pipes[0]);
     close(pipes[1]);
     close_both(fd);
+}
+
+static void *read_to_the_end(void *argument)
+{
+    struct drain *d = argument;
+    struct timespec pause = {.tv_nsec = 200000000};
+    nanosleep(&pause, NULL);
+    while (receiver_next(&d->receiver) > 0) {
+    }
+    return NULL;
+}
+
+/* TX-47: SPLICE_F_NONBLOCK is the pipe's; whether room is waited for is the socket's O_NONBLOCK. */
+static void test_tx47_which_side_waits(void **state)
+{
+    (void)state;
+    int fd[2], pipes[2];
+    struct receiver unused;
+    struct drain d;
+    struct keys keys = tls12_keys();
+    small_tls_pair(fd, &keys, &unused);
+    assert_ok(pipe(pipes));
+    receiver_init(&d.receiver, fd[1], &keys);
+    uint64_t sent = fill_socket(fd[0], 0, 16384);
+    assert_returns(write(pipes[1], pattern(sent, 1000), 1000), 1000);
+    set_nonblocking(fd[0], true);
+    assert_fails(tls_splice(pipes[0], NULL, fd[0], NULL, 1000, 0), EAGAIN);
+    set_nonblocking(fd[0], false);
+    assert_int_equal(pthread_create(&d.thread, NULL, read_to_the_end, &d), 0);
+    assert_returns(tls_splice(pipes[0], NULL, fd[0], NULL, 1000, SPLICE_F_NONBLOCK), 1000);
+    assert_ok(uktls_close(fd[0]));
+    drain_finish(&d, sent + 1000);
+    close(pipes[0]);
+    close(pipes[1]);
+    close(fd[1]);
 }
 
 /* Zero-copy pages of odd sizes, mixed with copied bytes, in every suite. */
@@ -194,7 +229,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tx41_sendfile),    cmocka_unit_test(test_tx42_end_of_file),
         cmocka_unit_test(test_tx44_nonblocking), cmocka_unit_test(test_tx45_splice),
-        cmocka_unit_test(test_tx47_splice_waits), cmocka_unit_test(test_sendpage_mixed),
+        cmocka_unit_test(test_tx47_splice_waits), cmocka_unit_test(test_tx47_which_side_waits),
+        cmocka_unit_test(test_sendpage_mixed),
     };
     return RUN_ENGINES("files", tests);
 }

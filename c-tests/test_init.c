@@ -4,7 +4,7 @@
 
 #include <netinet/in.h>
 
-/* CI-1: each row is one thing wrong; nothing has changed afterwards (CI-2). */
+/* CI-1, CI-5: each row is one thing wrong; nothing has changed afterwards (CI-2). */
 static void test_ci1_bad_crypto_info(void **state)
 {
     (void)state;

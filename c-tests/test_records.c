@@ -19,7 +19,7 @@ static void use_aead(int aead)
     assert_ok(uktls_configure(&config));
 }
 
-/* REC-1 to REC-8: the first two records of every suite, byte by byte. The third of the list is
+/* CI-6, REC-1 to REC-8 (REC-7: the CCM suites): the first two records of every suite, byte by byte. The third of the list is
  * empty, and a send makes no empty records (TX-22). */
 static void test_rec1_known_answers(void **state)
 {

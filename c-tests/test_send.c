@@ -4,7 +4,8 @@
 
 #include <sys/syscall.h>
 
-/* TX-7 to TX-9, all suites: splitting and filling. */
+/* TX-5, TX-7 to TX-9, all suites: splitting and filling; a full record is pushed at once, under
+ * MSG_MORE too. */
 static void test_tx7_records(void **state)
 {
     (void)state;
@@ -44,7 +45,7 @@ static void test_tx20_control(void **state)
     close_both(fd);
 }
 
-/* TX-27, TX-28, AS-20: a full socket says EAGAIN, then EPOLLOUT; what was accepted arrives without
+/* TX-25, TX-27, TX-28, AS-16, AS-20: a full socket says EAGAIN, then EPOLLOUT; what was accepted arrives without
  * any further call. */
 static void test_tx28_full_socket(void **state)
 {
@@ -62,7 +63,7 @@ static void test_tx28_full_socket(void **state)
     close_both(fd);
 }
 
-/* TX-55, TX-57: close loses nothing, and the number is free at once. */
+/* TX-55, TX-57, AS-18: close loses nothing, and the number is free at once. */
 static void test_tx57_close_lingers(void **state)
 {
     (void)state;
@@ -101,7 +102,7 @@ static void test_tx54_shutdown(void **state)
     close_both(fd);
 }
 
-/* A blocking send of many megabytes, read by a thread. */
+/* TX-24, TX-26: a blocking send of many megabytes is accepted whole, read by a thread. */
 static void test_tx26_blocking(void **state)
 {
     (void)state;

@@ -66,7 +66,54 @@ static void test_mt2_calls_are_whole(void **state)
     close_both(fd);
 }
 
-/* MT-6: one open record, whoever adds to it. MT-3: a call that does not wait says EAGAIN. */
+/* TX-48: a file is as contiguous in the stream as any other call. */
+static void test_tx48_files_are_whole(void **state)
+{
+    (void)state;
+    enum { LEN = 2 << 20 };
+    int fd[2];
+    char name[] = "/tmp/uktls-test-XXXXXX";
+    struct receiver r;
+    struct keys keys = tls13_keys();
+    struct sender s = {.mark = 9};
+    int file = mkstemp(name);
+    assert_true(file >= 0);
+    assert_ok(unlink(name));
+    assert_ok(ftruncate(file, LEN));
+    small_tls_pair(fd, &keys, &r);
+    s.fd = fd[0];
+    assert_int_equal(pthread_create(&s.thread, NULL, sender_main, &s), 0);
+    wait_for(fd[1], POLLIN);
+    pid_t child = fork();
+    if (child == 0) {
+        /* Reads on behalf of this thread, which is about to sleep in its call. */
+        uint64_t zeros = 0, total = 0, runs = 0;
+        unsigned char last = 9;
+        close(fd[0]);
+        r.pattern = false;
+        while (total < LEN + (uint64_t)CALLS * CALL_LEN && receiver_next(&r) == 1)
+            for (size_t i = 0; i < r.len; i++, total++) {
+                zeros += r.data[i] == 0;
+                runs += r.data[i] == 0 && last != 0;
+                last = r.data[i];
+            }
+        /* As in test_rule1_fork: SIGKILL is success. */
+        if (zeros == LEN && runs == 1)
+            kill(getpid(), SIGKILL);
+        _exit(1);
+    }
+    off_t offset = 0;
+    assert_returns(tls_sendfile(fd[0], file, &offset, LEN), LEN);
+    assert_int_equal(pthread_join(s.thread, NULL), 0);
+    assert_null(s.fault);
+    assert_ok(uktls_close(fd[0]));
+    int status = wait_child(child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    close(fd[1]);
+    close(file);
+}
+
+/* MT-3: a call that does not wait says EAGAIN. */
 static void test_mt3_second_sender(void **state)
 {
     (void)state;
@@ -222,6 +269,7 @@ int main(void)
         return child_main(child);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mt2_calls_are_whole),    cmocka_unit_test(test_mt3_second_sender),
+        cmocka_unit_test(test_tx48_files_are_whole),
         cmocka_unit_test(test_mt11_close_inside_send), cmocka_unit_test(test_tx57_many_linger),
         cmocka_unit_test(test_rule3_exit_drains),
     };

@@ -83,10 +83,14 @@ static inline void print_counters(void)
     COUNTER(tx_records);
     COUNTER(tx_bytes);
     COUNTER(tx_wire_bytes);
+    COUNTER(deferred_scheduled);
+    COUNTER(deferred_cancelled);
     COUNTER(records_from_caller);
     COUNTER(records_from_worker);
     COUNTER(transmit_calls);
     COUNTER(transmit_records_max);
+    COUNTER(queue_bytes_max);
+    COUNTER(queue_records_max);
     COUNTER(sealed_inline);
     COUNTER(sealed_threads);
     COUNTER(errors);

@@ -89,8 +89,8 @@ struct uktls_config {
     int engine;
     /* `UKTLS_AEAD_*`. */
     int aead;
-    /* Sealing threads; 0: one less than there are processors, at least one. Counts for the first
-     * connection of the process only.
+    /* Sealing threads, at most 1024; 0: one less than there are processors, at least one. Counts
+     * for the first connection of the process only.
      */
     uint32_t threads;
     /* Accepted and not yet transmitted bytes of one connection at which a send waits; 0: 1 MiB. */
@@ -385,10 +385,10 @@ ptrdiff_t tls_recvmsg(int fd, struct msghdr *msg, int flags);
  * comes; a non-blocking one accepts what there is room for.
  *
  * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
- * flag; EINVAL MSG_MORE with MSG_EOR; EAGAIN the socket took no more just now; EINTR; EPIPE (with
- * SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone; ECONNRESET and other network
- * errors; EBADMSG a record could not be sealed, or the sequence numbers are used up;
- * ENOTRECOVERABLE keys set before a fork, or an internal fault.
+ * flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
+ * just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
+ * ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
+ * numbers are used up; ENOTRECOVERABLE keys set before a fork, or an internal fault.
  * Any thread may call it; the bytes of one call are contiguous in the stream.
  * Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
  *
@@ -440,8 +440,8 @@ ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
 
 /* Move up to `len` bytes between a pipe and a TLS connection: from the pipe `fd_in` to the
  * connection `fd_out`, or from the connection `fd_in` to the pipe `fd_out`, then of one record at
- * most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK waits for
- * neither end; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
+ * most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not
+ * wait for the pipe, nor for records (whether room is waited for is the socket's O_NONBLOCK); SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
  * `off_out` must be NULL.
  *
  * Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or

@@ -86,7 +86,8 @@ for version in 1.3 1.2; do
 done
 echo "demo: the counters of uktls:"
 for name in tls_tx_sw tx_records tx_bytes tx_wire_bytes transmit_calls transmit_records_max \
-    sealed_inline sealed_threads records_from_caller records_from_worker; do
+    queue_bytes_max queue_records_max sealed_inline sealed_threads records_from_caller \
+    records_from_worker deferred_scheduled deferred_cancelled; do
     printf '        %-22s %s\n' "$name" "$(counter "$name")"
 done
 

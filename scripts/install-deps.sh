@@ -22,13 +22,12 @@ need build-essential compiles linux/tls.h
 need pkg-config has pkg-config
 need libssl-dev pkg-config --exists libssl libcrypto
 need openssl has openssl
-need gnutls-bin has gnutls-cli
 need curl has curl
-need python3 has python3
 case $set_name in
 demo) ;;
 test)
     need libcmocka-dev compiles cmocka.h
+    need gnutls-bin has gnutls-cli
     need valgrind has valgrind
     need clang has clang
     need mandoc has mandoc

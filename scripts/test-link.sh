@@ -33,6 +33,12 @@ for source in examples-c/bulk-send.c c-tests/header/version.c; do
     echo "link: $source, static: ok"
 done
 
+for kind in shared static; do
+    got=$("$work/bulk-send-$kind")
+    [ "$got" = '268435456 bytes sent in 16384 records' ] || { echo "link: bulk-send, $kind: $got" >&2; exit 1; }
+done
+echo "link: examples-c/bulk-send.c runs: ok"
+
 wanted=$(pkg-config --modversion uktls)
 for kind in shared static; do
     got=$("$work/version-$kind")

@@ -1,6 +1,7 @@
 //! Settings: the environment variables and `uktls_configure`.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -68,13 +69,15 @@ impl Default for Config {
 impl Config {
     /// The settings of the environment. A value that cannot be parsed is named on standard error,
     /// and its default is used. Returns the messages, so that they can be tested.
-    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> (Config, Vec<String>) {
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> (Config, Vec<String>) {
+        let lookup = |name: &str| lookup(name).filter(|value| !value.is_empty());
         let mut config = Config::default();
         let mut complaints = Vec::new();
         let mut set = |name: &str, apply: &mut dyn FnMut(&str) -> Option<()>| {
-            if let Some(value) = lookup(name).filter(|value| !value.is_empty())
-                && apply(&value).is_none()
+            if let Some(value) = lookup(name)
+                && value.to_str().and_then(apply).is_none()
             {
+                let value = value.display();
                 complaints.push(format!(
                     "uktls: {name}: cannot use \"{value}\", using the default"
                 ));
@@ -92,7 +95,7 @@ impl Config {
         set("UKTLS_THREADS", &mut |v| {
             v.parse()
                 .ok()
-                .filter(|n| (1..=1024).contains(n))
+                .filter(|n| (1..=THREADS_MAX).contains(n))
                 .map(|v| config.threads = Some(v))
         });
         set("UKTLS_TX_QUEUE", &mut |v| {
@@ -109,10 +112,8 @@ impl Config {
         set("UKTLS_LOG", &mut |v| {
             v.parse().ok().map(|v| config.log = Some(v))
         });
-        set("UKTLS_STATS_FILE", &mut |v| {
-            config.stats_file = Some(PathBuf::from(v));
-            Some(())
-        });
+        // A path is any bytes.
+        config.stats_file = lookup("UKTLS_STATS_FILE").map(PathBuf::from);
         (config, complaints)
     }
 }
@@ -156,6 +157,9 @@ impl FromStr for LogTarget {
     }
 }
 
+/// More sealing threads than any machine has processors for.
+pub const THREADS_MAX: usize = 1024;
+
 /// Less room than one full record would never let a send proceed.
 pub const TX_QUEUE_MIN: usize = 32 * 1024;
 
@@ -164,7 +168,7 @@ mod tests {
     use super::*;
 
     fn parse(name: &'static str, value: &'static str) -> (Config, Vec<String>) {
-        Config::from_lookup(|asked| (asked == name).then(|| value.to_owned()))
+        Config::from_lookup(|asked| (asked == name).then(|| value.into()))
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! crypto_info: the bytes of `setsockopt(SOL_TLS, TLS_TX)` and typed keys, both ways.
 //!
 //! All structs are `version`, `cipher_type`, then `iv`, `key`, `salt`, `rec_seq` without padding
-//! (section 2.1), so one table of lengths describes them.
+//! (`<linux/tls.h>`), so one table of lengths describes them.
 #![forbid(unsafe_code)]
 
 use crate::aead::{Cipher, SecretKey, StaticIv, TrafficKeys};
@@ -146,7 +146,7 @@ mod tests {
         );
     }
 
-    /// Section 2.1, CI-12, CI-13: every struct survives the way in and out, and only what counts
+    /// CI-12, CI-13: every struct survives the way in and out, and only what counts
     /// has counted.
     #[test]
     fn round_trip_with_counters() {

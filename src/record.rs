@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(nonce, [1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9]);
     }
 
-    /// RX-3: the limits of section 3, and which check comes first.
+    /// The limits of the length field, and which check comes first.
     #[test]
     fn header_checks() {
         use BadHeader::{BadVersion, TooLong, TooShort};

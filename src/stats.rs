@@ -1,5 +1,4 @@
-//! Counters of the process, named after `/proc/net/tls_stat` where that has them (section 9 of the
-//! kTLS behaviour).
+//! Counters of the process, named after `/proc/net/tls_stat` where that has them.
 //!
 //! They are plain relaxed counters: each is exact, but a reader may see one move before another.
 #![forbid(unsafe_code)]

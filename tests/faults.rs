@@ -74,7 +74,7 @@ fn records(mut peer: TcpStream) -> Vec<usize> {
 }
 
 /// Design rule 7: the call fails, the connection is marked broken for good, the program and its
-/// other connections go on. AS-6, AS-15: nothing goes out behind a record that failed.
+/// other connections go on. TX-36, AS-6, AS-15: nothing goes out behind a record that failed.
 fn check(fault: Fault, len: usize, kind: i32, errno: i32) {
     let _alone = alone();
     engine(kind);

@@ -118,7 +118,7 @@ impl Cipher {
         }
     }
 
-    /// Whether the cipher exists in this version (section 2.1).
+    /// Whether the cipher exists in this version: ARIA only in TLS 1.2.
     #[must_use]
     pub fn is_in(self, version: Version) -> bool {
         let aria = matches!(self, Cipher::AriaGcm128 | Cipher::AriaGcm256);

@@ -14,7 +14,7 @@ fn choice(provider: Provider) -> Choice {
     }
 }
 
-/// The inputs of Appendix A: key 00 01 ..., salt a0 ..., iv b0 ..., rec_seq 5.
+/// The inputs of `tests/data/known_answers.txt`: key 00 01 ..., salt a0 ..., iv b0 ..., rec_seq 5.
 fn known_keys(version: Version, cipher: Cipher) -> TrafficKeys {
     let (iv_len, salt_len) = match cipher {
         Cipher::ChaCha20Poly1305 => (12u8, 0u8),
@@ -40,7 +40,7 @@ fn implementations(keys: &TrafficKeys) -> Vec<(RecordSealer, RecordOpener)> {
         .collect()
 }
 
-/// REC-1 to REC-8, Appendix A: every record, sealed both ways and opened, by every implementation.
+/// REC-1 to REC-8: every record of `tests/data/known_answers.txt`, sealed both ways and opened, by every implementation.
 #[test]
 fn known_answer_records() {
     let mut checked = 0;
@@ -229,6 +229,76 @@ fn rfc8448_application_data() {
                 .unwrap();
             assert_eq!(sealed, record);
         }
+    }
+}
+
+/// The vectors that come with the standards: the GCM specification that NIST took over (test cases 4
+/// and 16), RFC 8998 for SM4. They do not depend on any implementation here.
+#[test]
+fn published_vectors() {
+    const FEED: &str = "feedfacedeadbeeffeedfacedeadbeefabaddad2";
+    const GCM_KEY: &str = "feffe9928665731c6d6a8f9467308308";
+    const GCM_PLAIN: &str = "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72\
+        1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39";
+    const SM4_KEY: &str = "0123456789abcdeffedcba9876543210";
+    const SM4_PLAIN: &str = "aaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbccccccccccccccccdddddddddddddddd\
+        eeeeeeeeeeeeeeeeffffffffffffffffeeeeeeeeeeeeeeeeaaaaaaaaaaaaaaaa";
+    for (cipher, key, nonce, plain, sealed) in [
+        (
+            Cipher::AesGcm128,
+            GCM_KEY.to_owned(),
+            "cafebabefacedbaddecaf888",
+            GCM_PLAIN,
+            "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e\
+             21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091\
+             5bc94fbc3221a5db94fae95ae7121a47",
+        ),
+        (
+            Cipher::AesGcm256,
+            GCM_KEY.repeat(2),
+            "cafebabefacedbaddecaf888",
+            GCM_PLAIN,
+            "522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c97598a2bd2555d1aa\
+             8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662\
+             76fc6ece0f4e1768cddf8853bb2d551b",
+        ),
+        (
+            Cipher::Sm4Gcm,
+            SM4_KEY.to_owned(),
+            "00001234567800000000abcd",
+            SM4_PLAIN,
+            "17f399f08c67d5ee19d0dc9969c4bb7d5fd46fd3756489069157b282bb200735\
+             d82710ca5c22f0ccfa7cbf93d496ac15a56834cbcf98c397b4024a2691233b8d\
+             83de3541e4c2b58177e065a9bf7b62ec",
+        ),
+        (
+            Cipher::Sm4Ccm,
+            SM4_KEY.to_owned(),
+            "00001234567800000000abcd",
+            SM4_PLAIN,
+            "48af93501fa62adbcd414cce6034d895dda1bf8f132f042098661572e7483094\
+             fd12e518ce062c98acee28d95df4416bed31a2f04476c18bb40c84a74b97dc5b\
+             16842d4fa186f56ab33256971fa110f4",
+        ),
+    ] {
+        let bytes = |text: &str| hex::decode(text).unwrap();
+        let (nonce, plain, sealed) = (bytes(nonce), bytes(plain), bytes(sealed));
+        let key = bytes(&key);
+        let all = PROVIDERS.into_iter().filter_map(|p| by(p, cipher, &key));
+        let mut checked = 0;
+        for aead in all {
+            let nonce = nonce[..].try_into().unwrap();
+            let mut out = vec![0; sealed.len()];
+            aead.seal(nonce, &bytes(FEED), &plain, &[], &mut out)
+                .unwrap();
+            assert_eq!(out, sealed, "{cipher:?}");
+            let mut opened = vec![0; plain.len()];
+            aead.open(nonce, &bytes(FEED), &sealed, &mut opened)
+                .unwrap();
+            assert_eq!(opened, plain, "{cipher:?}");
+            checked += 1;
+        }
+        assert!(checked > 0, "{cipher:?}");
     }
 }
 

@@ -42,9 +42,12 @@ pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len:
     guard(fd, || {
         // SAFETY: our caller promises NULL or `len` readable bytes.
         let info = unsafe { bytes(crypto_info.cast(), len) };
+        let no_head = lacks_head(&info);
         fork::install();
-        registry::set_keys(fd, Direction::Tx, || keys(info))?;
-        Ok(0)
+        match registry::set_keys(fd, Direction::Tx, || keys(info)) {
+            Err(Error::KeysPresent) if no_head => Err(Error::Invalid),
+            result => result.map(|()| 0),
+        }
     })
 }
 
@@ -67,9 +70,12 @@ pub unsafe extern "C" fn tls_rx_init(fd: c_int, crypto_info: *const c_void, len:
     guard(fd, || {
         // SAFETY: our caller promises NULL or `len` readable bytes.
         let info = unsafe { bytes(crypto_info.cast(), len) };
+        let no_head = lacks_head(&info);
         fork::install();
-        registry::set_keys(fd, Direction::Rx, || keys(info))?;
-        Ok(0)
+        match registry::set_keys(fd, Direction::Rx, || keys(info)) {
+            Err(Error::KeysPresent) if no_head => Err(Error::Invalid),
+            result => result.map(|()| 0),
+        }
     })
 }
 
@@ -159,9 +165,11 @@ pub unsafe extern "C" fn tls_getsockopt(
             || (level, optname) == (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
         if is_ours && let Ok(found) = registry::entry(fd) {
             // SAFETY: our caller promises NULL or a socklen_t.
-            let len = unsafe { optlen.as_ref() }
-                .copied()
-                .ok_or(Error::BadAddress)?;
+            let len = match optlen.is_null() {
+                true => return Err(Error::BadAddress),
+                // SAFETY: as above; the caller may have placed it anywhere.
+                false => unsafe { optlen.read_unaligned() },
+            };
             if let Some(answer) = get_ours(found.get()?, level, optname, optval.is_null(), len)? {
                 let (value, given) = (answer.bytes(), len as usize);
                 let written = value.len().min(given);
@@ -172,15 +180,17 @@ pub unsafe extern "C" fn tls_getsockopt(
                         .copy_from_nonoverlapping(value.as_ptr(), written)
                 };
                 // SAFETY: as above.
-                unsafe { optlen.write(written as libc::socklen_t) };
+                unsafe { optlen.write_unaligned(written as libc::socklen_t) };
                 return Ok(0);
             }
         }
         // SAFETY: our caller's promise, passed on.
         unsafe { net::getsockopt(fd, level, optname, optval, optlen) }?;
         if is_error {
-            // SAFETY: getsockopt has just written an int there.
-            unsafe { merge_error(fd, optval.cast()) };
+            // SAFETY: getsockopt has just written there how long the value is.
+            let len = unsafe { optlen.read_unaligned() } as usize;
+            // SAFETY: getsockopt has just written `len` bytes there.
+            unsafe { merge_error(fd, optval.cast(), len) };
         }
         Ok(0)
     })
@@ -189,19 +199,25 @@ pub unsafe extern "C" fn tls_getsockopt(
 /// The socket's own error goes first; ours if it has none.
 ///
 /// # Safety
-/// `value` points to an int.
-unsafe fn merge_error(fd: c_int, value: *mut c_int) {
+/// `value` is readable and writable for `len` bytes: an int, or what the caller had room for of it.
+unsafe fn merge_error(fd: c_int, value: *mut u8, len: usize) {
     let Ok(found) = registry::entry(fd) else {
         return;
     };
     let Some(ours) = found.get().ok().and_then(|socket| socket.take_error()) else {
         return;
     };
-    // SAFETY: an int by our caller's promise; the caller may have placed it anywhere.
-    let own = unsafe { value.read_unaligned() };
-    if own == 0 {
-        // SAFETY: as above.
-        unsafe { value.write_unaligned(ours.raw_os_error()) };
+    let ours = ours.raw_os_error().to_ne_bytes();
+    let mut own = [0; size_of::<c_int>()];
+    let len = len.min(own.len());
+    if len == 0 {
+        return;
+    }
+    // SAFETY: readable for `len` bytes by our caller's promise, and `own` is as long at least.
+    unsafe { value.copy_to_nonoverlapping(own.as_mut_ptr(), len) };
+    if own == [0; size_of::<c_int>()] {
+        // SAFETY: writable for `len` bytes by our caller's promise, and `ours` is as long at least.
+        unsafe { value.copy_from_nonoverlapping(ours.as_ptr(), len) };
     }
 }
 
@@ -237,14 +253,12 @@ fn set_tls(
         }
         TLS_TX_ZEROCOPY_RO => {
             // CI-15.
-            if is_null || value.is_ok_and(|value| value.len() != 4) {
-                return Err(if is_null {
-                    Error::BadAddress
-                } else {
-                    Error::Invalid
-                });
-            }
-            match integer(value?) {
+            match integer(
+                value
+                    .ok()
+                    .filter(|value| value.len() == 4 && !is_null)
+                    .ok_or(Error::Invalid)?,
+            ) {
                 Some(on @ (0 | 1)) => socket.set_zerocopy(on == 1),
                 _ => return Err(Error::Invalid),
             }
@@ -390,6 +404,11 @@ fn get_tls(socket: &Socket, optname: c_int, is_null: bool, len: usize) -> Result
 
 fn integer(value: &[u8]) -> Option<i32> {
     value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
+}
+
+/// CI-1 (a) goes before (b): what cannot even name a cipher is EINVAL where keys are set too.
+fn lacks_head(info: &Result<&[u8]>) -> bool {
+    !matches!(info, Ok(info) if info.len() >= 4)
 }
 
 /// CI-1 (a), (d), (e), (g), (h): the rest of the order is the registry's.

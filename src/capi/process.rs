@@ -11,7 +11,7 @@ use super::types::{
     UKTLS_MODE_AUTO, UKTLS_MODE_OFF, uktls_config, uktls_info, uktls_stats,
 };
 use crate::aead::{Choice, Provider};
-use crate::config::{Config, Mode, TX_QUEUE_MIN};
+use crate::config::{Config, Mode, THREADS_MAX, TX_QUEUE_MIN};
 use crate::engine::Kind;
 use crate::error::{Error, Result};
 use crate::registry;
@@ -39,6 +39,9 @@ pub unsafe extern "C" fn uktls_configure(config: *const uktls_config) -> c_int {
         new.engine = engine(config.engine)?;
         new.aead = aead(config.aead)?;
         new.threads = (config.threads != 0).then_some(config.threads as usize);
+        if new.threads.is_some_and(|threads| threads > THREADS_MAX) {
+            return Err(Error::Invalid);
+        }
         if config.tx_queue != 0 {
             let enough = config.tx_queue >= TX_QUEUE_MIN;
             new.tx_queue = enough.then_some(config.tx_queue).ok_or(Error::Invalid)?;

@@ -22,10 +22,10 @@ use crate::tx::{FileSource, SendFlags};
 /// comes; a non-blocking one accepts what there is room for.
 ///
 /// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
-/// flag; EINVAL MSG_MORE with MSG_EOR; EAGAIN the socket took no more just now; EINTR; EPIPE (with
-/// SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone; ECONNRESET and other network
-/// errors; EBADMSG a record could not be sealed, or the sequence numbers are used up;
-/// ENOTRECOVERABLE keys set before a fork, or an internal fault.
+/// flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
+/// just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
+/// ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
+/// numbers are used up; ENOTRECOVERABLE keys set before a fork, or an internal fault.
 /// Any thread may call it; the bytes of one call are contiguous in the stream.
 /// Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
 ///
@@ -183,8 +183,8 @@ pub unsafe extern "C" fn tls_sendfile(
 
 /// Move up to `len` bytes between a pipe and a TLS connection: from the pipe `fd_in` to the
 /// connection `fd_out`, or from the connection `fd_in` to the pipe `fd_out`, then of one record at
-/// most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK waits for
-/// neither end; SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
+/// most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not
+/// wait for the pipe, nor for records (whether room is waited for is the socket's O_NONBLOCK); SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
 /// `off_out` must be NULL.
 ///
 /// Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or
@@ -240,7 +240,8 @@ pub unsafe extern "C" fn tls_splice(
         let connection = socket.tx().ok_or(Error::NoTls)?;
         let send_flags = SendFlags {
             more: flags & libc::SPLICE_F_MORE != 0,
-            dont_wait: no_wait,
+            // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
+            dont_wait: false,
             no_signal: false,
         };
         let source = FileSource {
@@ -273,6 +274,10 @@ pub unsafe extern "C" fn tls_poll(
             return Err(Error::BadAddress);
         }
         let n = usize::try_from(n).map_err(|_| Error::Invalid)?;
+        // poll(2) looks at no entry of a table that is longer than any can be.
+        if n > FEW_FDS && n > net::most_descriptors() {
+            return Err(Error::Invalid);
+        }
         let fds = match n {
             0 => &mut [][..],
             // SAFETY: our caller promises `n` structs.
@@ -411,6 +416,9 @@ fn count(accepted: usize) -> isize {
 }
 
 const FEW: usize = 8;
+
+/// A poll of so many descriptors is not worth the question whether there can be as many.
+const FEW_FDS: usize = 1024;
 
 /// `UIO_MAXIOV` (linux/uio.h).
 const IOV_MAX: usize = 1024;

@@ -47,8 +47,8 @@ pub struct uktls_config {
     pub engine: c_int,
     /// `UKTLS_AEAD_*`.
     pub aead: c_int,
-    /// Sealing threads; 0: one less than there are processors, at least one. Counts for the first
-    /// connection of the process only.
+    /// Sealing threads, at most 1024; 0: one less than there are processors, at least one. Counts
+    /// for the first connection of the process only.
     pub threads: u32,
     /// Accepted and not yet transmitted bytes of one connection at which a send waits; 0: 1 MiB.
     pub tx_queue: usize,

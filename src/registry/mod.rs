@@ -317,7 +317,7 @@ fn from_environment() -> Config {
     if !fork_guard::environment_is_trusted() {
         return Config::default();
     }
-    let (config, complaints) = Config::from_lookup(|name| std::env::var(name).ok());
+    let (config, complaints) = Config::from_lookup(|name| std::env::var_os(name));
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !complaints.is_empty() && !TOLD.swap(true, Ordering::Relaxed) {
         for complaint in complaints {

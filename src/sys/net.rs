@@ -248,6 +248,15 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize
         .map(|n| n as usize)
 }
 
+/// The most descriptors that the process may have (`RLIMIT_NOFILE`).
+#[must_use]
+pub fn most_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit
+        .current
+        .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
 /// A second descriptor for the same socket, owned by us and closed on exec.
 pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(borrow(fd)?, 3)

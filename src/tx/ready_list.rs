@@ -250,7 +250,7 @@ mod loom_models {
         });
     }
 
-    /// The hand-over between transmitters (`Connection::transmit`): who finds the writer busy leaves
+    /// AS-10: the hand-over between transmitters (`Connection::transmit`): who finds the writer busy leaves
     /// at once, and its record still goes out, because the holder looks again after letting go.
     #[test]
     fn no_record_is_stranded_between_two_transmitters() {

@@ -339,7 +339,9 @@ fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool, steps: &[
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// TX-7 to TX-29, AS-4: every sequence of sends arrives as it was accepted.
+    /// TX-7 to TX-9, TX-20, TX-24, TX-27 to TX-29, AS-3, AS-4, AS-7, AS-8: every sequence of sends
+    /// arrives as it was accepted, in records with strictly increasing numbers, a partly taken
+    /// record before anything else.
     #[test]
     fn what_is_accepted_arrives(
         engine in prop_oneof![Just(Kind::Inline), Just(Kind::Threads), Just(Kind::Auto)],
@@ -444,4 +446,51 @@ fn numbers_run_out() {
     assert_eq!(setup.connection.pending(), 0);
     let wire = setup.sys.0.lock().unwrap().wire.len();
     assert_eq!(wire, 2 * (1 + 22));
+}
+
+/// CI-19, CI-21: the limit of a record's plaintext holds for sends, control records and files, and
+/// is not changed under an open record.
+#[test]
+fn the_largest_payload_can_be_lowered() {
+    for engine in [Kind::Inline, Kind::Threads] {
+        let setup = Setup::new(engine, Version::Tls13, Cipher::AesGcm128, true);
+        let connection = &setup.connection;
+        let more = SendFlags {
+            more: true,
+            ..flags()
+        };
+        connection.send(&[b"open"], None, more).unwrap();
+        assert_eq!(connection.set_max_payload(1000), Err(Error::KeysPresent));
+        connection.send(&[b"!"], None, flags()).unwrap();
+        connection.set_max_payload(1000).unwrap();
+        assert_eq!(connection.info().max_payload, 1000);
+        let data = vec![1u8; 2500];
+        assert_eq!(connection.send(&[&data], None, flags()), Ok(2500));
+        assert_eq!(connection.send(&[&data], Some(22), flags()), Ok(2500));
+        let source = FileSource {
+            fd: 0,
+            offset: Some(0),
+            count: 1500,
+            no_wait: false,
+            pipe: false,
+        };
+        assert_eq!(connection.send_file(source, flags()), Ok(1500));
+        let records = setup.finish();
+        let layout: Vec<_> = records
+            .iter()
+            .map(|(kind, data)| (*kind, data.len()))
+            .collect();
+        let expected = [
+            (23, 5),
+            (23, 1000),
+            (23, 1000),
+            (23, 500),
+            (22, 1000),
+            (22, 1000),
+            (22, 500),
+            (23, 1000),
+            (23, 500),
+        ];
+        assert_eq!(layout, expected);
+    }
 }

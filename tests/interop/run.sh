@@ -324,6 +324,14 @@ rm -f "$work"/many-*
 check 'no connection is left behind' gone 0
 stop_server 'the server ends by SIGTERM'
 
+UKTLS_ENGINE=threads start_server
+for version in 1.2 1.3; do
+    fetch "sealed by threads, TLS $version" large uktls "${run[@]}" get "--tlsv$version" --tls-max "$version" "$url/large"
+done
+read_stats
+check "sealed by threads: $(counter sealed_threads) records" test "$(counter sealed_threads)" -ge 8000
+stop_server 'the server with threads ends by SIGTERM'
+
 start_server --ssl-write
 fetch '--ssl-write does without uktls' middle openssl "${run[@]}" get "$url/middle"
 stop_server '--ssl-write ends by SIGTERM'
