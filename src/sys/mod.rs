@@ -2,7 +2,10 @@
 
 pub mod abi;
 pub mod fork_guard;
+pub mod members;
 pub mod net;
 pub mod pages;
+pub mod robust;
 pub mod secret;
+pub mod shared;
 pub mod thread;
