@@ -132,7 +132,7 @@ unsafe fn get_tls(
             info[..2].copy_from_slice(&version.code().to_ne_bytes());
             info[2..4].copy_from_slice(&cipher.id().to_ne_bytes());
             if len == full {
-                connection.crypto_info(&mut info[..full]);
+                connection.crypto_info(&mut info[..full])?;
             } else if len != 4 {
                 return Err(Error::Invalid);
             }
@@ -145,7 +145,7 @@ unsafe fn get_tls(
             if optval.is_null() || len < 2 {
                 return Err(Error::Invalid);
             }
-            let value = connection.info().max_payload.to_ne_bytes();
+            let value = connection.info()?.max_payload.to_ne_bytes();
             // SAFETY: writable for `len`, at least 2, bytes by our caller's promise.
             unsafe { optval.copy_from_nonoverlapping(value.as_ptr(), 2) };
             // SAFETY: points to a socklen_t by our caller's promise.

@@ -116,7 +116,7 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
         // SAFETY: our caller promises NULL or a struct of the size that it names.
         let size = unsafe { read(info.cast_const()) }?.size;
         let found = registry::entry(fd)?;
-        let figures = found.get()?.info();
+        let figures = found.get()?.info()?;
         let filled = uktls_info {
             size,
             version: figures.version.code(),

@@ -254,6 +254,12 @@ impl<S> Held<'_, S> {
         (self.state, self.area)
     }
 
+    /// The area.
+    #[must_use]
+    pub fn area(&self) -> &[u8] {
+        self.area
+    }
+
     /// Whether the one who had the lock before died with it. State and area are as it left them.
     #[must_use]
     pub fn owner_died(&self) -> bool {
@@ -315,10 +321,10 @@ mod tests {
             area[99_999] = 7;
         });
         assert_eq!(shared.load(Ordering::SeqCst), 10);
-        let mut held = shared.lock().unwrap();
+        let held = shared.lock().unwrap();
         assert!(!held.owner_died());
         assert_eq!(*held, [2, 30]);
-        assert_eq!(held.parts().1[99_998..], [0, 7]);
+        assert_eq!(held.area()[99_998..], [0, 7]);
     }
 
     /// MT-8: the death of a holder is told once, and the lock goes on.
