@@ -175,12 +175,12 @@ fn tls13_inner_type() {
         assert_eq!(opener.open(number.rec_seq, &padded, &mut out), Ok((21, 4)));
         assert_eq!(&out[..4], b"data");
         let empty = opener.open(number.rec_seq, &seal(&[0; 5]), &mut out);
-        assert_eq!(empty, Err(Error::SealFailed));
+        assert_eq!(empty, Err(Error::BadRecord));
         let mut outer = padded;
         outer[0] = 22;
         assert_eq!(
             opener.open(number.rec_seq, &outer, &mut out),
-            Err(Error::SealFailed)
+            Err(Error::BadRecord)
         );
     }
 }

@@ -364,7 +364,7 @@ fn get_tls(socket: &Socket, optname: c_int, is_null: bool, len: usize) -> Result
             info[2..4].copy_from_slice(&cipher.id().to_ne_bytes());
             if len == full {
                 match (optname, socket.tx(), socket.rx()) {
-                    (TLS_TX, Some(connection), _) => connection.crypto_info(&mut info[..full]),
+                    (TLS_TX, Some(connection), _) => connection.crypto_info(&mut info[..full])?,
                     (TLS_RX, _, Some(receiver)) => receiver.crypto_info(&mut info[..full]),
                     _ => return Err(Error::KeysMissing),
                 }
@@ -395,7 +395,7 @@ fn get_tls(socket: &Socket, optname: c_int, is_null: bool, len: usize) -> Result
             if len < 2 || is_null {
                 return Err(Error::Invalid);
             }
-            let max = u16::try_from(socket.max_payload()).unwrap_or(u16::MAX);
+            let max = u16::try_from(socket.max_payload()?).unwrap_or(u16::MAX);
             Ok(Answer::Short(max.to_ne_bytes()))
         }
         _ => Err(Error::UnknownOption),

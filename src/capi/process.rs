@@ -128,7 +128,10 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
         let found = registry::entry(fd)?;
         let socket = found.get()?;
         let (tx, rx) = (
-            socket.tx().map(|connection| connection.info()),
+            socket
+                .tx()
+                .map(|connection| connection.info())
+                .transpose()?,
             socket.rx().map(|receiver| receiver.info()),
         );
         let suite = socket.suite();
@@ -142,7 +145,7 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
             rxconf: conf(rx.is_some()),
             tx_rec_seq: tx.map_or([0; 8], |tx| tx.number.rec_seq.to_be_bytes()),
             rx_rec_seq: rx.map_or([0; 8], |rx| rx.number.rec_seq.to_be_bytes()),
-            tx_max_payload_len: u16::try_from(socket.max_payload()).unwrap_or(u16::MAX),
+            tx_max_payload_len: u16::try_from(socket.max_payload()?).unwrap_or(u16::MAX),
             rx_no_pad: socket.rx().is_some_and(|rx| rx.expects_no_pad()).into(),
             zc_ro_tx: socket.zerocopy().into(),
             engine: match tx.map_or(Kind::Auto, |tx| tx.engine) {

@@ -204,8 +204,8 @@ pub unsafe extern "C" fn tls_splice(
     len: usize,
     flags: c_uint,
 ) -> isize {
-    let outward = !registry::is_ours(fd_in);
-    guard(if outward { fd_out } else { fd_in }, || {
+    guard(if is_source(fd_in) { fd_in } else { fd_out }, || {
+        let outward = !is_source(fd_in);
         let (found, pipe) = match outward {
             true => (registry::entry(fd_out)?, fd_in),
             false => (registry::entry(fd_in)?, fd_out),
@@ -253,6 +253,11 @@ pub unsafe extern "C" fn tls_splice(
         };
         connection.send_file(source, send_flags).map(self::count)
     })
+}
+
+/// Whether a splice from `fd` takes from a connection: else it gives to one.
+fn is_source(fd: c_int) -> bool {
+    registry::is_ours(fd)
 }
 
 /// Wait for events on `n` descriptors, with and without TLS, for up to `timeout_ms` milliseconds

@@ -132,10 +132,10 @@ impl Socket {
     }
 
     /// The most plaintext bytes in a record (CI-20).
-    pub fn max_payload(&self) -> usize {
+    pub fn max_payload(&self) -> Result<usize> {
         match self.tx() {
-            Some(connection) => connection.info().max_payload.into(),
-            None => self.max_payload.load(Ordering::Relaxed),
+            Some(connection) => Ok(connection.info()?.max_payload.into()),
+            None => Ok(self.max_payload.load(Ordering::Relaxed)),
         }
     }
 
@@ -148,7 +148,7 @@ impl Socket {
         let _setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connection) = self.tx() {
             // Without effect but for the check that comes first.
-            connection.set_max_payload(connection.info().max_payload.into())?;
+            connection.set_max_payload(connection.info()?.max_payload.into())?;
         }
         let len = usize::from(len()?);
         let is_tls13 = self

@@ -2,10 +2,13 @@
 
 pub mod abi;
 pub mod fork_guard;
+pub mod members;
 pub mod net;
 pub mod pages;
 pub mod plain;
 pub mod receive;
+pub mod robust;
 pub mod scatter;
 pub mod secret;
+pub mod shared;
 pub mod thread;

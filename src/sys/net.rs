@@ -25,6 +25,8 @@ pub trait Sys: Send + Sync {
     fn send_timeout(&self, fd: RawFd) -> Option<Duration>;
     /// Segments with data that the peer has sent so far (`TCP_INFO`), where the kernel counts them.
     fn segments_in(&self, fd: RawFd) -> Option<u32>;
+    /// Bytes that were ever written to the socket, where the kernel can tell: TCP.
+    fn written(&self, fd: RawFd) -> Option<u64>;
     /// Whether every signal handler of the program was installed with `SA_RESTART`.
     fn handlers_restart(&self) -> bool;
     /// `shutdown(fd, SHUT_WR)`.
@@ -78,6 +80,30 @@ impl Sys for Linux {
         let info: [u8; DATA_SEGS_IN + 4] = tcp_info(borrow(fd).ok()?)?;
         let field = info.last_chunk::<4>()?;
         Some(u32::from_ne_bytes(*field))
+    }
+
+    fn written(&self, fd: RawFd) -> Option<u64> {
+        // struct tcp_info of <linux/tcp.h>, append-only; this field came with Linux 4.1.
+        const BYTES_ACKED: usize = 120;
+        let fd = borrow(fd).ok()?;
+        // What MPTCP says is of one subflow.
+        if sockopt::socket_protocol(fd).ok()?? != rustix::net::ipproto::TCP {
+            return None;
+        }
+        let acked = || -> Option<u64> {
+            let info: [u8; BYTES_ACKED + 8] = tcp_info(fd)?;
+            Some(u64::from_ne_bytes(*info.last_chunk::<8>()?))
+        };
+        // What was acknowledged has left the queue: the two belong together if nothing was between.
+        let mut before = acked()?;
+        loop {
+            let queued = out_queue(fd)?;
+            let after = acked()?;
+            if before == after {
+                return Some(after + queued);
+            }
+            before = after;
+        }
     }
 
     fn handlers_restart(&self) -> bool {
@@ -334,6 +360,16 @@ fn tcp_info<const N: usize>(fd: BorrowedFd<'_>) -> Option<[u8; N]> {
         )
     };
     (done.is_ok() && len as usize == N).then_some(info)
+}
+
+/// Bytes written to the socket that its peer has not acknowledged (`SIOCOUTQ`).
+fn out_queue(fd: BorrowedFd<'_>) -> Option<u64> {
+    const SIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
+    // SAFETY: this request writes one int.
+    let request = unsafe { rustix::ioctl::Getter::<SIOCOUTQ, libc::c_int>::new() };
+    // SAFETY: the getter describes the request.
+    let queued = unsafe { rustix::ioctl::ioctl(fd, request) }.ok()?;
+    u64::try_from(queued).ok()
 }
 
 pub(super) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {

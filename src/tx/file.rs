@@ -39,31 +39,51 @@ impl Connection {
             return Ok(0);
         }
         signalled(flags, self.check())?;
-        let mut sender = self.begin_call();
         let mut accepted = 0;
+        let Some(mut sender) = self.begin_call() else {
+            return self.file_goes_on_shared(source, &[], accepted, flags);
+        };
         let mut stopped = None;
         while accepted < source.count && stopped.is_none() {
-            let room;
-            (sender, room) = self.make_room(sender, flags);
+            let (still, room) = self.make_room(sender, flags);
+            sender = match (still, room) {
+                (Some(sender), _) => sender,
+                (None, Ok(())) => return self.file_goes_on_shared(source, &[], accepted, flags),
+                (None, Err(error)) => {
+                    return signalled(flags, conclude(accepted, Some(error), None));
+                }
+            };
             if let Err(error) = room {
                 stopped = Some(error);
                 break;
             }
             let prefix = sender.sealer.prefix_len();
             let limit = sender.max_payload;
-            // Taken out, so that the read, which may sleep, holds no lock but the turn.
-            let mut record = sender
-                .open
-                .take()
-                .unwrap_or_else(|| OpenRecord::new(prefix));
+            let open = sender.open.as_ref().map_or(0, OpenRecord::len);
             drop(sender);
-            let wanted = (limit - record.len()).min(source.count - accepted);
-            let read = self.read_into(&mut record, source, accepted, wanted);
-            sender = crate::sync::lock(&self.sender);
-            let full = record.len() == limit;
-            if record.len() > 0 {
-                sender.open = Some(record);
+            // The read, which may sleep, holds no lock but the turn, and an open record stays where
+            // a `fork` finds it; only what joins one is copied.
+            let mut record = OpenRecord::new(prefix);
+            let wanted = (limit - open).min(source.count - accepted);
+            let read = self.read_from(record.space(wanted), source, accepted);
+            record.grow(*read.as_ref().unwrap_or(&0));
+            sender = match self.private() {
+                Some(sender) => sender,
+                None => {
+                    if let Err(error) = read {
+                        return signalled(flags, conclude(accepted, Some(error), None));
+                    }
+                    let bytes = record.copied().unwrap_or(&[]);
+                    return self.file_goes_on_shared(source, bytes, accepted, flags);
+                }
+            };
+            match (&mut sender.open, record.copied()) {
+                (Some(open), Some(bytes)) => open.push(bytes),
+                (open @ None, Some([_, ..])) => *open = Some(record),
+                _ => {}
             }
+            // A `flush` may have sealed meanwhile what was open.
+            let full = sender.open.as_ref().is_some_and(|open| open.len() >= limit);
             match read {
                 Ok(0) => break,
                 Ok(len) => {
@@ -87,12 +107,23 @@ impl Connection {
         signalled(flags, conclude(accepted, stopped, failed))
     }
 
-    fn read_into(
+    fn file_goes_on_shared(
+        self: &Arc<Self>,
+        source: FileSource,
+        read: &[u8],
+        accepted: usize,
+        flags: SendFlags,
+    ) -> Result<usize> {
+        let joint = self.joint().ok_or(Error::NotRecoverable)?;
+        self.send_file_shared(joint, source, read, accepted, flags)
+    }
+
+    /// Reads the next bytes of the source, `done` bytes into it.
+    pub(super) fn read_from(
         &self,
-        record: &mut OpenRecord,
+        out: &mut [u8],
         source: FileSource,
         done: usize,
-        wanted: usize,
     ) -> Result<usize> {
         let sys = self.shared.sys;
         // A pipe that has delivered is not waited for again; nor is one at all if so asked.
@@ -106,10 +137,6 @@ impl Connection {
         let offset = source
             .offset
             .map(|offset| offset.saturating_add(done as u64));
-        let read = sys
-            .read(source.fd, record.space(wanted), offset)
-            .map_err(Error::from)?;
-        record.grow(read);
-        Ok(read)
+        sys.read(source.fd, out, offset).map_err(Error::from)
     }
 }

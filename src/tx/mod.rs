@@ -13,23 +13,32 @@
 //! | `sender` | keys, sequence numbers, open record, run of sealed records | sealing in the caller, reserving a number and its slot as one step; never a sleep |
 //! | `writer` | the socket's write side | the gathered `sendmsg`, which never sleeps |
 //! | ready list | slots, failure | one short step (leaf) |
+//!
+//! Once several processes have the connection (`share`), `sender` and `writer` guard nothing any
+//! more: behind `turn` come the shared turn and the lock of the shared state (`shared`).
 #![forbid(unsafe_code)]
 
 mod deferral;
 mod file;
 mod open_record;
 mod pace;
+mod queue;
 mod ready_list;
 mod send;
+mod share;
+mod shared;
+mod shared_calls;
 mod transmit;
 mod writer;
 
+#[cfg(all(test, not(loom), not(miri)))]
+mod shared_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::os::fd::{OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
@@ -38,7 +47,7 @@ use crate::engine::{Engine, Kind};
 use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumber, RecordNumbers, Version};
 use crate::stats::STATS;
-use crate::sync::{Event, Mutex, lock};
+use crate::sync::{Event, Mutex, MutexGuard, lock, try_lock};
 use crate::sys::net::Sys;
 use crate::sys::secret::SecretBox;
 
@@ -46,6 +55,7 @@ use deferral::Deferral;
 use open_record::OpenRecord;
 use pace::Pace;
 use ready_list::ReadyList;
+use shared::Joint;
 use writer::{Segment, Writer};
 
 pub use file::FileSource;
@@ -95,22 +105,19 @@ pub struct Connection {
     id: u64,
     fd: AtomicI32,
     turn: Mutex<()>,
-    sender: Mutex<Sender>,
+    /// None in a connection that was inherited by `fork`: that is shared from the beginning.
+    sender: Option<Mutex<Sender>>,
+    /// What processes share, from the first fork on.
+    joint: OnceLock<Box<Joint>>,
     list: ReadyList<Segment>,
     writer: Mutex<Writer>,
     deferral: Deferral,
-    /// The sticky error: 0, or the errno that every send returns.
-    error: AtomicI32,
     /// The socket's error, which either direction may set and take.
     pending: Arc<PendingError>,
+    /// Moved to shared memory with the rest; see [`Connection::counts`].
+    counts: Counts,
     /// Bits `BROKEN`, `BLOCKED`, `CALLER_POLLS`, `SHUTDOWN`, `CLOSING`, `SLEEPING`.
     state: AtomicU32,
-    /// Wire bytes sealed or being sealed, and not yet with the kernel.
-    queued: AtomicU64,
-    /// Plaintext bytes accepted, and handed to the kernel.
-    accepted: AtomicU64,
-    handed: AtomicU64,
-    records_sent: AtomicU64,
     /// Calls so far, for the worker to see whether the program is quiet.
     calls: AtomicU32,
     /// Something moved: a record was sealed, or the kernel took bytes.
@@ -121,6 +128,21 @@ pub struct Connection {
     /// last record is out, as nobody else may.
     owned: Mutex<Option<(OwnedFd, Arc<Connection>)>>,
     watched: AtomicBool,
+}
+
+/// What is known of the stream without a lock.
+#[derive(Default)]
+struct Counts {
+    /// The sticky error: 0, or the errno that every send returns.
+    error: AtomicI32,
+    /// Wire bytes sealed or being sealed, and not yet with the kernel.
+    queued: AtomicU64,
+    /// Plaintext bytes accepted, and handed to the kernel.
+    accepted: AtomicU64,
+    handed: AtomicU64,
+    /// Those handed over before the connection was shared.
+    handed_before: AtomicU64,
+    records_sent: AtomicU64,
 }
 
 /// What the sending side owns.
@@ -185,32 +207,79 @@ impl Connection {
             max_payload: MAX_PLAINTEXT,
             pace: Pace::default(),
         };
-        STATS.curr_tx_sw.add(1);
         STATS.tx_sw.add(1);
+        let connection = Self::assemble(shared, settings, fd, Some(Mutex::new(sender)), pending);
+        Ok(Arc::new(connection))
+    }
+
+    fn assemble(
+        shared: Shared,
+        settings: Settings,
+        fd: RawFd,
+        sender: Option<Mutex<Sender>>,
+        pending: Arc<PendingError>,
+    ) -> Connection {
+        STATS.curr_tx_sw.add(1);
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        Ok(Arc::new(Connection {
+        Connection {
             shared,
             settings,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             fd: AtomicI32::new(fd),
             turn: Mutex::new(()),
-            sender: Mutex::new(sender),
+            sender,
+            joint: OnceLock::new(),
             list: ReadyList::new(),
             writer: Mutex::new(Writer::default()),
             deferral: Deferral::new(),
-            error: AtomicI32::new(0),
             pending,
+            counts: Counts::default(),
             state: AtomicU32::new(0),
-            queued: AtomicU64::new(0),
-            accepted: AtomicU64::new(0),
-            handed: AtomicU64::new(0),
-            records_sent: AtomicU64::new(0),
             calls: AtomicU32::new(0),
             moved: Event::default(),
             room: Event::default(),
             owned: Mutex::new(None),
             watched: AtomicBool::new(false),
-        }))
+        }
+    }
+
+    /// The shared state, once there is one.
+    fn joint(&self) -> Option<&Joint> {
+        self.joint.get().map(|joint| &**joint)
+    }
+
+    /// The sender, as long as the connection is this process's alone. It stays so while the lock is
+    /// held.
+    fn private(&self) -> Option<MutexGuard<'_, Sender>> {
+        let sender = lock(self.sender.as_ref()?);
+        self.joint.get().is_none().then_some(sender)
+    }
+
+    /// [`Connection::private`], unless somebody has it.
+    fn try_private(&self) -> Option<MutexGuard<'_, Sender>> {
+        let sender = try_lock(self.sender.as_ref()?)?;
+        self.joint.get().is_none().then_some(sender)
+    }
+
+    /// [`Connection::private`], or what to do if the connection is shared.
+    fn either<T>(
+        &self,
+        private: impl FnOnce(&mut Sender) -> T,
+        shared: impl FnOnce(&Joint) -> T,
+    ) -> T {
+        loop {
+            if let Some(mut sender) = self.private() {
+                return private(&mut sender);
+            }
+            if let Some(joint) = self.joint() {
+                return shared(joint);
+            }
+        }
+    }
+
+    fn counts(&self) -> &Counts {
+        self.joint()
+            .map_or(&self.counts, |joint| &joint.memory.counts)
     }
 
     /// Replaces the keys (RK-1 to RK-5): what is sealed from now on uses the new ones, what was
@@ -219,11 +288,14 @@ impl Connection {
     /// # Errors
     /// [`Error::KeysPresent`] for TLS 1.2 (CI-3); [`Error::Invalid`] if version or cipher differ.
     /// On failure the old keys stay in force.
-    pub fn rekey(&self, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
+    pub fn rekey(self: &Arc<Self>, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
         // A rekey waits for a send in progress (CI-10).
         let _turn = lock(&self.turn);
-        let mut sender = lock(&self.sender);
-        let result = sender.rekey(keys, self.settings.aead);
+        let result = match (self.private(), self.joint()) {
+            (Some(mut sender), _) => sender.rekey(keys, self.settings.aead),
+            (None, Some(joint)) => self.rekey_shared(joint, keys),
+            (None, None) => Err(Error::NotRecoverable),
+        };
         match result {
             Ok(()) => STATS.tx_rekey_ok.add(1),
             Err(_) => STATS.tx_rekey_error.add(1),
@@ -233,23 +305,35 @@ impl Connection {
 
     /// Version and cipher of the keys.
     pub fn suite(&self) -> (Version, Cipher) {
-        let sender = lock(&self.sender);
-        (sender.sealer.version(), sender.sealer.cipher())
+        self.either(
+            |sender| (sender.sealer.version(), sender.sealer.cipher()),
+            |joint| joint.suite,
+        )
     }
 
     /// Writes the full crypto_info struct, with the number of the next record, for `getsockopt`
     /// (CI-12, CI-13). `out` has the struct's exact length.
-    pub fn crypto_info(&self, out: &mut [u8]) {
-        let sender = lock(&self.sender);
-        crate::crypto_info::encode(&sender.keys, sender.numbers.peek(), out);
+    ///
+    /// # Errors
+    /// None that is expected: the lock of a shared connection.
+    pub fn crypto_info(self: &Arc<Self>, out: &mut [u8]) -> Result<()> {
+        if let Some(sender) = self.private() {
+            crate::crypto_info::encode(&sender.keys, sender.numbers.peek(), out);
+            return Ok(());
+        }
+        let joint = self.joint().ok_or(Error::NotRecoverable)?;
+        self.crypto_info_shared(joint, out)
     }
 
     /// Sets the most plaintext bytes in a record (CI-19).
     ///
     /// # Errors
     /// [`Error::KeysPresent`] (EBUSY) while a record is open.
-    pub fn set_max_payload(&self, len: usize) -> Result<()> {
-        let mut sender = lock(&self.sender);
+    pub fn set_max_payload(self: &Arc<Self>, len: usize) -> Result<()> {
+        let Some(mut sender) = self.private() else {
+            let joint = self.joint().ok_or(Error::NotRecoverable)?;
+            return self.set_max_payload_shared(joint, len);
+        };
         if sender.open.as_ref().is_some_and(|open| open.len() > 0) {
             return Err(Error::KeysPresent);
         }
@@ -258,39 +342,48 @@ impl Connection {
     }
 
     /// The figures of this connection.
-    pub fn info(&self) -> Info {
-        let sender = lock(&self.sender);
-        Info {
+    ///
+    /// # Errors
+    /// None that is expected: the lock of a shared connection.
+    pub fn info(self: &Arc<Self>) -> Result<Info> {
+        let Some(sender) = self.private() else {
+            let joint = self.joint().ok_or(Error::NotRecoverable)?;
+            return self.info_shared(joint);
+        };
+        Ok(Info {
             version: sender.sealer.version(),
             cipher: sender.sealer.cipher(),
             engine: self.settings.engine,
             aead: sender.sealer.provider(),
             number: sender.numbers.peek(),
-            records: self.records_sent.load(Ordering::Relaxed),
-            bytes: self.handed.load(Ordering::Relaxed),
+            records: self.counts.records_sent.load(Ordering::Relaxed),
+            bytes: self.counts.handed.load(Ordering::Relaxed),
             pending: self.pending(),
             queued_records: self.records_queued(&sender),
             max_payload: u16::try_from(sender.max_payload).unwrap_or(u16::MAX),
-        }
+        })
     }
 
     /// Records sealed or being sealed, and not yet completely with the kernel.
     fn records_queued(&self, sender: &Sender) -> u64 {
-        let sent = self.records_sent.load(Ordering::Relaxed);
+        let sent = self.counts.records_sent.load(Ordering::Relaxed);
         sender.sealed.saturating_sub(sent)
     }
 
     /// Plaintext bytes accepted and not yet handed to the kernel; 0 once the connection is broken.
     /// Pages given to `tls_sendpage` are free when this has fallen below their place in the stream.
     pub fn pending(&self) -> u64 {
-        if self.is(BROKEN) {
+        if self.is_broken() {
             return 0;
         }
+        let counts = self.counts();
         // Acquire: pairs with the Release in `account`; who sees the bytes as handed over may write
         // to the pages they came from. `handed` is read first, so that the difference never goes
         // below zero.
-        let handed = self.handed.load(Ordering::Acquire);
-        self.accepted.load(Ordering::Acquire) - handed
+        let handed = counts.handed.load(Ordering::Acquire);
+        let accepted = counts.accepted.load(Ordering::Acquire);
+        // In shared memory a sender may have died between the two.
+        accepted.saturating_sub(handed)
     }
 
     /// The worker's name for this connection.
@@ -313,14 +406,14 @@ impl Connection {
     /// failed seal or an internal fault is not forgiven (REC-13, AS-15).
     pub fn take_error(&self) -> Option<Errno> {
         let pending = self.pending.take();
-        let raw = self.error.load(Ordering::Acquire);
+        let error = &self.counts().error;
+        let raw = error.load(Ordering::Acquire);
         let Some(errno) = (raw != 0).then(|| Errno::from_raw_os_error(raw)) else {
             return pending;
         };
         if !matches!(errno, Errno::BADMSG | Errno::NOTRECOVERABLE) {
             // What was lost is lost: the stream has a hole, and a send can only say EPIPE now.
-            self.error
-                .store(Errno::PIPE.raw_os_error(), Ordering::Release);
+            error.store(Errno::PIPE.raw_os_error(), Ordering::Release);
         }
         (errno != Errno::PIPE).then_some(errno)
     }
@@ -333,7 +426,15 @@ impl Connection {
     /// The connection is dead: remember the first reason, drop what is queued, wake everybody.
     fn fail(&self, errno: Errno) {
         self.refuse(errno);
-        self.set(BROKEN);
+        match self.joint() {
+            // For all processes; the queue is emptied by whoever gets its lock next.
+            Some(joint) => {
+                joint.memory.flags.fetch_or(shared::DEAD, Ordering::AcqRel);
+            }
+            None => {
+                self.set(BROKEN);
+            }
+        }
         self.list.fail();
         self.moved.signal();
         self.room.signal();
@@ -343,11 +444,8 @@ impl Connection {
     fn refuse(&self, errno: Errno) {
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
         let raw = errno.raw_os_error();
-        if self
-            .error
-            .compare_exchange(0, raw, success, failure)
-            .is_ok()
-        {
+        let error = &self.counts().error;
+        if error.compare_exchange(0, raw, success, failure).is_ok() {
             STATS.errors.add(1);
             if errno != Errno::PIPE {
                 self.pending.set(errno);
@@ -359,19 +457,42 @@ impl Connection {
 
     /// The sticky error, if there is one.
     fn check(&self) -> Result<()> {
-        match self.error.load(Ordering::Acquire) {
-            0 if self.is(BROKEN | SHUTDOWN) => Err(Error::BrokenPipe),
+        match self.counts().error.load(Ordering::Acquire) {
+            0 if self.is(SHUTDOWN) || self.is_broken() || self.is_shut() => Err(Error::BrokenPipe),
             // TX-35: what the other direction has met, until a receive or SO_ERROR takes it.
-            0 => self
-                .pending
-                .peek()
-                .map_or(Ok(()), |errno| Err(Error::from(errno))),
+            0 => match self.pending.peek() {
+                None => Ok(()),
+                Some(errno) => Err(Error::from(errno)),
+            },
             raw => Err(match Errno::from_raw_os_error(raw) {
                 Errno::BADMSG => Error::SealFailed,
                 Errno::NOTRECOVERABLE => Error::NotRecoverable,
                 errno => Error::from(errno),
             }),
         }
+    }
+
+    /// Why nothing goes out any more.
+    fn dead_errno(&self) -> Errno {
+        match self.counts().error.load(Ordering::Acquire) {
+            // Closed by another thread.
+            0 => Errno::PIPE,
+            raw => Errno::from_raw_os_error(raw),
+        }
+    }
+
+    /// Whether nothing goes out any more.
+    fn is_broken(&self) -> bool {
+        self.is(BROKEN)
+            || self
+                .joint()
+                .is_some_and(|joint| joint.memory.is(shared::DEAD))
+    }
+
+    /// Whether a process that shares the connection has shut its write side down.
+    fn is_shut(&self) -> bool {
+        self.joint()
+            .is_some_and(|joint| joint.memory.is(shared::SHUT))
     }
 
     fn is(&self, bits: u32) -> bool {

@@ -62,6 +62,14 @@ impl OpenRecord {
         self.pages.is_empty().then_some(all)
     }
 
+    /// Copies the plaintext, wherever it is, to the start of `out`.
+    pub(crate) fn copy_to(&self, out: &mut [u8]) {
+        out[..self.len].copy_from_slice(&self.buffer.bytes()[self.prefix..][..self.len]);
+        for (at, pages) in &self.pages {
+            out[*at..][..pages.bytes().len()].copy_from_slice(pages.bytes());
+        }
+    }
+
     /// The memory, the plaintext's whereabouts and its length, for sealing.
     pub(crate) fn into_parts(mut self) -> (Buffer, Plaintext, usize) {
         let whole = self.pages.len() == 1 && self.pages[0].1.bytes().len() == self.len;

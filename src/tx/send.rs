@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::open_record::OpenRecord;
 use super::ready_list::Head;
+use super::shared_calls::Rest;
 use super::transmit::By;
 use super::writer::{Outcome, Segment};
 use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, SLEEPING, Sender};
@@ -45,11 +46,12 @@ impl Drop for Turn<'_> {
         if self.connection.is(CLOSING) {
             self.connection.after_call();
         }
+        self.connection.end_reservation();
     }
 }
 
 /// Where a send stands in the program's data.
-enum Source<'a> {
+pub(super) enum Source<'a> {
     /// Slices, read before the call returns.
     Slices { slices: &'a [&'a [u8]], at: usize },
     /// Pages, read by whoever seals.
@@ -71,11 +73,7 @@ impl Connection {
         flags: SendFlags,
     ) -> Result<usize> {
         let total = data.iter().map(|slice| slice.len()).sum();
-        let source = Source::Slices {
-            slices: data,
-            at: 0,
-        };
-        self.accept(source, total, content_type, flags)
+        self.accept(Source::slices(data), total, content_type, flags)
     }
 
     /// Accepts application data without copying it: with an asynchronous engine the pages are read
@@ -100,18 +98,30 @@ impl Connection {
             return Ok(0);
         }
         signalled(flags, self.check())?;
-        let mut sender = self.begin_call();
         let mut accepted = 0;
+        let Some(mut sender) = self.begin_call() else {
+            return self.go_on_shared(&mut source, total, accepted, content_type, flags);
+        };
         let mut stopped = None;
+        let asked_type = content_type;
         if content_type.is_some() {
             // TX-20: what was open is a record of its own, of application data.
             stopped = self.seal_open_as(&mut sender, APPLICATION_DATA).err();
         }
         let content_type = content_type.unwrap_or(APPLICATION_DATA);
         while accepted < total && stopped.is_none() {
-            let room;
-            (sender, room) = self.make_room(sender, flags);
             let left = total - accepted;
+            let (still, room) = self.make_room(sender, flags);
+            sender = match (still, room) {
+                (Some(sender), _) => sender,
+                // A fork came while the call slept.
+                (None, Ok(())) => {
+                    return self.go_on_shared(&mut source, left, accepted, asked_type, flags);
+                }
+                (None, Err(error)) => {
+                    return signalled(flags, conclude(accepted, Some(error), None));
+                }
+            };
             let taken = room.and_then(|()| {
                 self.take_record(&mut sender, &mut source, left, content_type, flags.more)
             });
@@ -122,6 +132,25 @@ impl Connection {
         }
         let failed = self.end_call(sender, accepted);
         signalled(flags, conclude(accepted, stopped, failed))
+    }
+
+    /// A send on a connection that is shared, or has come to be.
+    fn go_on_shared(
+        self: &Arc<Self>,
+        source: &mut Source<'_>,
+        left: usize,
+        accepted: usize,
+        content_type: Option<u8>,
+        flags: SendFlags,
+    ) -> Result<usize> {
+        let joint = self.joint().ok_or(Error::NotRecoverable)?;
+        let rest = Rest {
+            source,
+            left,
+            accepted,
+            content_type,
+        };
+        self.send_shared(joint, rest, flags)
     }
 
     /// Waits for the calls of other threads to end (MT-2, MT-3).
@@ -140,16 +169,17 @@ impl Connection {
         Ok(turn(lock(&self.turn)))
     }
 
-    /// Every call on the stream begins here, and ends in [`Connection::end_call`].
-    pub(super) fn begin_call(&self) -> MutexGuard<'_, Sender> {
+    /// Every call on the stream begins here, and ends in [`Connection::end_call`], unless the
+    /// connection is shared.
+    pub(super) fn begin_call(&self) -> Option<MutexGuard<'_, Sender>> {
         let calls = self.calls.load(Ordering::Relaxed);
         // A plain store will do: only the holder of `turn` writes.
         self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
-        let mut sender = lock(&self.sender);
+        let mut sender = self.private()?;
         let segments_in = || self.shared.sys.segments_in(self.fd());
         sender.pace.call(Instant::now(), segments_in);
         self.promise_to_poll(&sender);
-        sender
+        Some(sender)
     }
 
     /// A call that does not stream looks at the list before it returns, so completions need not
@@ -166,7 +196,7 @@ impl Connection {
         mut sender: MutexGuard<'_, Sender>,
         accepted: usize,
     ) -> Option<Error> {
-        if self.queued.load(Ordering::Relaxed) == 0 {
+        if self.counts.queued.load(Ordering::Relaxed) == 0 {
             drop(sender);
             self.unset(CALLER_POLLS);
             return None;
@@ -194,7 +224,9 @@ impl Connection {
         }
         self.cancel_if_drained();
         if outcome.is_some() {
-            lock(&self.sender).pace.resumed(Instant::now());
+            if let Some(mut sender) = self.private() {
+                sender.pace.resumed(Instant::now());
+            }
         }
         match outcome {
             Some(Outcome::Failed(_)) => self.check().err(),
@@ -209,25 +241,28 @@ impl Connection {
             Kind::Auto if self.hands_off(usize::MAX, true) => self.settings.queue_max,
             _ => BATCH.min(self.settings.queue_max),
         };
-        self.is(BLOCKED) || self.queued.load(Ordering::Relaxed) >= limit as u64
+        self.is(BLOCKED) || self.counts.queued.load(Ordering::Relaxed) >= limit as u64
     }
 
     /// Makes room for a record if there is none: hands records to the kernel, and waits as the
-    /// descriptor's mode and the flags say. Gives the sender's lock back while it does.
+    /// descriptor's mode and the flags say. Gives the sender's lock back while it does; the
+    /// connection may be shared then, and there is no sender any more.
     pub(super) fn make_room<'a>(
         self: &'a Arc<Self>,
         mut sender: MutexGuard<'a, Sender>,
         flags: SendFlags,
-    ) -> (MutexGuard<'a, Sender>, Result<()>) {
+    ) -> (Option<MutexGuard<'a, Sender>>, Result<()>) {
         if !self.is_full() {
-            return (sender, Ok(()));
+            return (Some(sender), Ok(()));
         }
         self.publish(&mut sender);
         drop(sender);
         let result = self.wait_for_room(flags);
-        let mut sender = lock(&self.sender);
-        sender.pace.resumed(Instant::now());
-        self.promise_to_poll(&sender);
+        let mut sender = self.private();
+        if let Some(sender) = &mut sender {
+            sender.pace.resumed(Instant::now());
+            self.promise_to_poll(sender);
+        }
         (sender, result)
     }
 
@@ -280,7 +315,7 @@ impl Connection {
 
     /// Sleeps until the kernel has room, by its own readiness. Only `turn` is held meanwhile, so
     /// that a `close` or a `fork` finds the connection at rest.
-    fn sleep_for_room(&self, patience: Patience) -> Result<()> {
+    pub(super) fn sleep_for_room(&self, patience: Patience) -> Result<()> {
         loop {
             let left = patience.left();
             if left == Some(Duration::ZERO) {
@@ -303,7 +338,7 @@ impl Connection {
     }
 
     /// Runs `sleep` with the state saying so, for calls that do not wait for their turn.
-    fn asleep(&self, sleep: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn asleep(&self, sleep: impl FnOnce() -> Result<()>) -> Result<()> {
         self.set(SLEEPING);
         let woken = sleep();
         self.unset(SLEEPING);
@@ -311,7 +346,7 @@ impl Connection {
     }
 
     /// Whether a call with these flags may sleep, and until when.
-    fn patience(&self, flags: SendFlags) -> Patience {
+    pub(super) fn patience(&self, flags: SendFlags) -> Patience {
         let sys = self.shared.sys;
         let sleeps = !(flags.dont_wait || sys.is_nonblocking(self.fd()));
         let timeout = sleeps.then(|| sys.send_timeout(self.fd())).flatten();
@@ -322,7 +357,7 @@ impl Connection {
     }
 
     fn cancel_if_drained(&self) {
-        if self.queued.load(Ordering::Relaxed) == 0 {
+        if self.counts.queued.load(Ordering::Relaxed) == 0 {
             self.cancel_deferral();
         }
     }
@@ -367,7 +402,9 @@ impl Connection {
 
     pub(super) fn count_accepted(&self, len: usize) {
         // Release: pairs with the Acquire in `pending`.
-        self.accepted.fetch_add(len as u64, Ordering::Release);
+        self.counts
+            .accepted
+            .fetch_add(len as u64, Ordering::Release);
     }
 
     /// Whether a record of `len` bytes goes to the pool.
@@ -403,13 +440,16 @@ impl Connection {
         run.records += 1;
         run.plain += plain.len();
         sender.sealed += 1;
-        self.queued.fetch_add(len as u64, Ordering::Relaxed);
+        self.counts.queued.fetch_add(len as u64, Ordering::Relaxed);
         Ok(())
     }
 
     /// Seals the open record, if there is one, in the caller's or the program's name.
     pub(super) fn seal_open(self: &Arc<Self>) -> Result<()> {
-        let mut sender = lock(&self.sender);
+        let Some(mut sender) = self.private() else {
+            // `drain_shared` seals it.
+            return Ok(());
+        };
         let result = self.seal_open_as(&mut sender, APPLICATION_DATA);
         self.publish(&mut sender);
         result
@@ -438,7 +478,7 @@ impl Connection {
         let (mut buffer, plaintext, plain) = record.into_parts();
         let len = plain + sender.sealer.overhead();
         if hand_off {
-            self.queued.fetch_add(len as u64, Ordering::Relaxed);
+            self.counts.queued.fetch_add(len as u64, Ordering::Relaxed);
             STATS.sealed_threads.add(1);
             sender.sealed += 1;
             self.shared.pool.submit(Job {
@@ -455,7 +495,7 @@ impl Connection {
         }
         let out = buffer.head_mut(len);
         self.sealed_here(|| sender.sealer.seal_in_place(number, content_type, out))?;
-        self.queued.fetch_add(len as u64, Ordering::Relaxed);
+        self.counts.queued.fetch_add(len as u64, Ordering::Relaxed);
         sender.sealed += 1;
         self.list.push(Segment {
             buffer,
@@ -467,7 +507,7 @@ impl Connection {
     }
 
     /// Seals in the caller; a record that cannot be sealed ends the connection (AS-6).
-    fn sealed_here(&self, seal: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub(super) fn sealed_here(&self, seal: impl FnOnce() -> Result<()>) -> Result<()> {
         #[cfg(feature = "fault-injection")]
         let seal = || crate::engine::fault::point().and_then(|()| seal());
         STATS.sealed_inline.add(1);
@@ -483,16 +523,20 @@ impl Connection {
     }
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub(super) fn slices(slices: &'a [&'a [u8]]) -> Source<'a> {
+        Source::Slices { slices, at: 0 }
+    }
+
     /// The next `len` bytes, if they lie in one piece.
-    fn contiguous(&self, len: usize) -> Option<&[u8]> {
+    pub(super) fn contiguous(&self, len: usize) -> Option<&[u8]> {
         match self {
             Source::Pages(pages) => pages.bytes().get(..len),
             Source::Slices { slices, at } => slices.first()?.get(*at..)?.get(..len),
         }
     }
 
-    fn skip(&mut self, mut len: usize) {
+    pub(super) fn skip(&mut self, mut len: usize) {
         match self {
             Source::Pages(pages) => drop(pages.split_to(len)),
             Source::Slices { slices, at } => {
@@ -506,8 +550,16 @@ impl Source<'_> {
         }
     }
 
-    fn copy_to(&mut self, record: &mut OpenRecord, mut len: usize) {
-        while len > 0 {
+    fn copy_to(&mut self, record: &mut OpenRecord, len: usize) {
+        self.copy_out(record.space(len));
+        record.grow(len);
+    }
+
+    /// Fills `out` with the next bytes.
+    pub(super) fn copy_out(&mut self, out: &mut [u8]) {
+        let mut done = 0;
+        while done < out.len() {
+            let len = out.len() - done;
             let piece = match self {
                 Source::Pages(pages) => &pages.bytes()[..len],
                 Source::Slices { slices, at } => {
@@ -516,18 +568,18 @@ impl Source<'_> {
                 }
             };
             let copied = piece.len();
-            record.push(piece);
+            out[done..][..copied].copy_from_slice(piece);
             self.skip(copied);
-            len -= copied;
+            done += copied;
         }
     }
 }
 
 /// What a call does when there is no room.
 #[derive(Clone, Copy)]
-struct Patience {
+pub(super) struct Patience {
     /// It sleeps; otherwise it asks the kernel, which refuses and owes an event.
-    sleeps: bool,
+    pub sleeps: bool,
     /// The end of `SO_SNDTIMEO`.
     deadline: Option<Instant>,
 }

@@ -53,6 +53,9 @@ impl Connection {
     /// lock before it tries the writer, and the holder looks at the list, under the same lock,
     /// after releasing the writer. One of the two comes second and sees the record.
     pub(super) fn transmit(self: &Arc<Self>, by: By, patient: bool) -> Option<Outcome> {
+        if let Some(joint) = self.joint() {
+            return Some(self.transmit_shared(joint, by));
+        }
         loop {
             let mut writer = if patient {
                 lock(&self.writer)
@@ -61,12 +64,7 @@ impl Connection {
             };
             if self.is(BROKEN) {
                 writer.clear();
-                let errno = match self.error.load(Ordering::Acquire) {
-                    // Closed by another thread.
-                    0 => Errno::PIPE,
-                    raw => Errno::from_raw_os_error(raw),
-                };
-                return Some(Outcome::Failed(errno));
+                return Some(Outcome::Failed(self.dead_errno()));
             }
             let (outcome, moved) = writer.transmit(self.shared.sys, self.fd(), &self.list);
             self.account(by, &moved);
@@ -122,15 +120,15 @@ impl Connection {
 
     /// There is room in the socket again.
     pub fn room(self: &Arc<Self>) {
-        if let Some(sender) = try_lock(&self.sender).as_deref_mut() {
-            self.publish(sender);
+        if let Some(mut sender) = self.try_private() {
+            self.publish(&mut sender);
         }
         self.transmit(By::Worker, false);
     }
 
     /// Transmits what a burst left behind, unless a call is at work.
     fn push_deferred(self: &Arc<Self>, by: By) {
-        let Some(mut sender) = try_lock(&self.sender) else {
+        let Some(mut sender) = self.try_private() else {
             return;
         };
         self.deferral.begin();
@@ -141,6 +139,12 @@ impl Connection {
 
     /// Moves whatever is queued along as far as the kernel takes it at once (`tls_poll`).
     pub fn push(self: &Arc<Self>) {
+        if let Some(joint) = self.joint() {
+            if !self.is_drained() {
+                self.transmit_shared(joint, By::Caller);
+            }
+            return;
+        }
         if self.deferral.is_scheduled() {
             self.push_deferred(By::Caller);
         }
@@ -154,7 +158,7 @@ impl Connection {
         STATS.queue_records_max.raise(self.records_queued(sender));
         STATS
             .queue_bytes_max
-            .raise(self.queued.load(Ordering::Relaxed));
+            .raise(self.counts.queued.load(Ordering::Relaxed));
     }
 
     /// Leaves what is queued to the worker.
@@ -181,6 +185,9 @@ impl Connection {
     pub fn drain(self: &Arc<Self>) -> Result<Drain> {
         self.seal_open()?;
         self.transmit(By::Caller, true);
+        if let Some(joint) = self.joint() {
+            return self.drain_shared(joint);
+        }
         if self.is(BROKEN) {
             return self.check().map(|()| Drain::Done);
         }
@@ -199,6 +206,9 @@ impl Connection {
     pub fn flush(self: &Arc<Self>, timeout: Option<Duration>) -> Result<()> {
         let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
         loop {
+            if let Some(joint) = self.joint() {
+                return self.flush_shared(joint, deadline);
+            }
             let ticket = self.moved.ticket();
             if self.drain()? == Drain::Done {
                 return Ok(());
@@ -216,12 +226,15 @@ impl Connection {
 
     /// Shuts the write side down behind the last record: at once, or when it has gone out.
     pub fn shutdown_write(self: &Arc<Self>) -> Result<()> {
-        let drained = {
-            let _turn = lock(&self.turn);
-            let drained = self.drain();
-            self.set(SHUTDOWN);
-            drained
+        let turn = lock(&self.turn);
+        let drained = self.drain();
+        let Some(sender) = self.private() else {
+            return self
+                .joint()
+                .map_or(Ok(()), |joint| self.shutdown_shared(joint));
         };
+        self.set(SHUTDOWN);
+        drop((sender, turn));
         if drained == Ok(Drain::Pending) {
             // `after` sends the FIN, in whichever context the last record goes out.
             self.after(Outcome::Drained(self.list.head()));
@@ -260,6 +273,8 @@ impl Connection {
         self: &Arc<Self>,
         duplicate: impl FnOnce() -> core::result::Result<OwnedFd, Errno>,
     ) -> Result<bool> {
+        // Of several processes that close at once one is the last.
+        self.leave();
         let drained = self.drain();
         let old = self.fd();
         // A call of another thread keeps the socket until it returns (MT-11).
@@ -301,8 +316,12 @@ impl Connection {
     }
 
     /// What happens behind the last record.
-    fn after(self: &Arc<Self>, outcome: Outcome) {
+    pub(super) fn after(self: &Arc<Self>, outcome: Outcome) {
         let broken = matches!(outcome, Outcome::Failed(_)) || self.is(BROKEN);
+        if self.joint().is_some() && !self.is(CLOSING) {
+            // The FIN is the business of whoever empties the shared queue.
+            return;
+        }
         if !self.is(SHUTDOWN | CLOSING) || !(broken || self.is_drained()) {
             return;
         }
@@ -330,34 +349,26 @@ impl Connection {
     /// Whether the kernel has every sealed byte.
     fn is_drained(&self) -> bool {
         // Acquire: pairs with the AcqRel in `account`.
-        self.queued.load(Ordering::Acquire) == 0
+        self.counts().queued.load(Ordering::Acquire) == 0
     }
 
     fn account(&self, by: By, moved: &Moved) {
         if moved.calls == 0 {
             return;
         }
-        STATS.transmit_calls.add(moved.calls);
-        STATS.tx_wire_bytes.add(moved.wire);
         // Release: pairs with the Acquire in `pending`: the records are gone, their pages unused.
-        self.handed.fetch_add(moved.plain, Ordering::Release);
-        let before = self.queued.fetch_sub(moved.wire, Ordering::AcqRel);
+        self.counts.handed.fetch_add(moved.plain, Ordering::Release);
+        let before = self.counts.queued.fetch_sub(moved.wire, Ordering::AcqRel);
         // Once per half a queue, not once per record: each wake-up is two switches of context.
         let low = self.settings.queue_max as u64 / 2;
         if before >= low && before - moved.wire < low {
             self.room.signal();
         }
-        if moved.records > 0 {
-            self.records_sent
-                .fetch_add(moved.records, Ordering::Relaxed);
-            STATS.tx_records.add(moved.records);
-            STATS.tx_bytes.add(moved.plain);
-            STATS.transmit_records_max.raise(moved.records_in_a_call);
-            match by {
-                By::Caller | By::Sleeper => STATS.records_from_caller.add(moved.records),
-                By::Worker => STATS.records_from_worker.add(moved.records),
-            }
-        }
+        let records = moved.records;
+        self.counts
+            .records_sent
+            .fetch_add(records, Ordering::Relaxed);
+        moved.count(by);
         self.moved.signal();
     }
 

@@ -12,7 +12,9 @@ use std::os::fd::RawFd;
 use rustix::io::Errno;
 
 use super::ready_list::{Head, ReadyList};
+use super::transmit::By;
 use crate::engine::Buffer;
+use crate::stats::STATS;
 use crate::sys::net::Sys;
 
 /// A run of consecutive sealed records in one buffer: often one full record, or many small ones.
@@ -51,6 +53,23 @@ pub(crate) struct Moved {
     pub wire: u64,
     /// The most records completed by one call.
     pub records_in_a_call: u64,
+}
+
+impl Moved {
+    /// Adds it to the counters of the process.
+    pub(super) fn count(&self, by: By) {
+        STATS.transmit_calls.add(self.calls);
+        STATS.tx_wire_bytes.add(self.wire);
+        if self.records > 0 {
+            STATS.tx_records.add(self.records);
+            STATS.tx_bytes.add(self.plain);
+            STATS.transmit_records_max.raise(self.records_in_a_call);
+            match by {
+                By::Caller | By::Sleeper => STATS.records_from_caller.add(self.records),
+                By::Worker => STATS.records_from_worker.add(self.records),
+            }
+        }
+    }
 }
 
 /// Records taken from the ready list and not yet completely in the kernel.
@@ -111,6 +130,33 @@ impl Writer {
         self.sent = 0;
     }
 
+    /// Takes everything that is ready, to be moved elsewhere.
+    pub(crate) fn take_all(&mut self, list: &ReadyList<Segment>) {
+        list.take(&mut self.queue, |_| true);
+    }
+
+    /// Bytes of the first segment that the kernel has.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// The first segment's bytes.
+    pub(crate) fn first(&self) -> &[u8] {
+        let first = self.queue.front();
+        first.map_or(&[], |first| first.buffer.head(first.len))
+    }
+
+    /// Copies all segments but the first `skip` bytes to `out`.
+    pub(crate) fn copy_to(&self, mut out: &mut [u8], mut skip: usize) {
+        for segment in &self.queue {
+            let bytes = &segment.buffer.head(segment.len)[skip..];
+            skip = 0;
+            let (to, rest) = out.split_at_mut(bytes.len());
+            to.copy_from_slice(bytes);
+            out = rest;
+        }
+    }
+
     /// Gives back the memory of an empty queue that was long once.
     pub(crate) fn trim(&mut self) {
         if self.queue.is_empty() {
@@ -118,7 +164,8 @@ impl Writer {
         }
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes that the kernel does not have.
+    pub(crate) fn bytes(&self) -> usize {
         self.queue.iter().map(|segment| segment.len).sum::<usize>() - self.sent
     }
 

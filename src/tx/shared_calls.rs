@@ -1,0 +1,445 @@
+//! The calls on a connection that several processes send on: what `send`, `file` and `transmit` do
+//! for one that is this process's alone.
+//!
+//! A sending call holds the private turn and then the shared one from its first byte to its last
+//! (MT-2, across processes), sleeps included. The state's lock is held for one step at a time:
+//! seal what there is room for, hand it to the kernel.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::thread::futex;
+
+use super::file::FileSource;
+use super::send::{Patience, SendFlags, Source, conclude, signalled};
+use super::shared::{ASLEEP, FIN_DUE, Joint, LAST, LEFT, Locked, MEMBER, SHUT};
+use super::transmit::{By, Drain};
+use super::writer::Outcome;
+use super::{Connection, Info};
+use crate::engine::Buffer;
+use crate::error::{Error, Result};
+use crate::record::content_type::APPLICATION_DATA;
+use crate::record::{MAX_PLAINTEXT, Version};
+use crate::sys::members::is_alive;
+use crate::sys::robust::RobustGuard;
+
+/// What a call still has to do.
+pub(super) struct Rest<'s, 'd> {
+    pub source: &'s mut Source<'d>,
+    /// Bytes left in the source.
+    pub left: usize,
+    /// Bytes accepted so far.
+    pub accepted: usize,
+    /// The record type that the call sets, if it does.
+    pub content_type: Option<u8>,
+}
+
+/// What a step of a call came to.
+enum Step {
+    /// All is accepted. The kernel may have said that it is dead.
+    Done(Option<Error>),
+    /// The kernel has just refused bytes.
+    Refused,
+}
+
+impl Connection {
+    /// The rest of a send.
+    pub(super) fn send_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        mut rest: Rest<'_, '_>,
+        flags: SendFlags,
+    ) -> Result<usize> {
+        let (stopped, failed) = match self.take_shared_turn(joint, flags) {
+            Ok(_turn) => self.run_shared(joint, &mut rest, flags, flags.more),
+            Err(error) => (Some(error), None),
+        };
+        signalled(flags, conclude(rest.accepted, stopped, failed))
+    }
+
+    /// The rest of a `sendfile` or `splice`, `accepted` bytes into it; `read` has been read and
+    /// is still to be accepted.
+    pub(super) fn send_file_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        source: FileSource,
+        read: &[u8],
+        accepted: usize,
+        flags: SendFlags,
+    ) -> Result<usize> {
+        let turn = self.take_shared_turn(joint, flags);
+        if let Err(error) = turn {
+            return signalled(flags, conclude(accepted, Some(error), None));
+        }
+        let (mut accepted, mut read) = (accepted, read);
+        let (mut stopped, mut failed) = (None, None);
+        let mut buffer = Buffer::take();
+        let mut patience = None;
+        loop {
+            if !read.is_empty() {
+                let slices = [read];
+                let mut rest = Rest {
+                    source: &mut Source::slices(&slices),
+                    left: read.len(),
+                    accepted: 0,
+                    content_type: None,
+                };
+                (stopped, failed) = self.run_shared(joint, &mut rest, flags, true);
+                accepted += rest.accepted;
+            }
+            if accepted >= source.count || stopped.is_some() || failed.is_some() {
+                break;
+            }
+            // Room first: what was read from a pipe cannot be put back.
+            let room = self.drained(joint, flags, &mut patience);
+            let wanted = room.and_then(|()| {
+                let mut locked = self.lock_joint(joint)?;
+                let state = locked.state();
+                Ok(state.max_payload.saturating_sub(state.open_len).max(1))
+            });
+            let got = wanted.and_then(|wanted| {
+                let wanted = wanted.min(source.count - accepted);
+                self.read_from(buffer.head_mut(wanted), source, accepted)
+            });
+            match got {
+                Ok(0) => break,
+                Ok(len) => read = buffer.head(len),
+                Err(error) => {
+                    stopped = Some(error);
+                    break;
+                }
+            }
+        }
+        // TX-43, TX-46: an empty source leaves the open record alone.
+        if accepted > 0 && !flags.more && failed.is_none() {
+            let sealed = self.lock_joint(joint).and_then(|mut locked| {
+                let sealed = locked.seal_open_data().err();
+                let outcome = locked.transmit(By::Caller);
+                drop(locked);
+                self.watch_if_refused(outcome);
+                sealed.map_or(Ok(()), Err)
+            });
+            stopped = sealed.err().or(stopped);
+        }
+        signalled(flags, conclude(accepted, stopped, failed))
+    }
+
+    /// Accepts the rest of a call whose turn it is: returns why it stopped early, and whether the
+    /// connection died at its very end.
+    fn run_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        rest: &mut Rest<'_, '_>,
+        flags: SendFlags,
+        more: bool,
+    ) -> (Option<Error>, Option<Error>) {
+        let mut patience = None;
+        loop {
+            // The kernel is asked first, so that EAGAIN is its own answer (rule 4).
+            if rest.left > 0
+                && let Err(error) = self.drained(joint, flags, &mut patience)
+            {
+                return (Some(error), None);
+            }
+            let step = self
+                .lock_joint(joint)
+                .and_then(|mut locked| locked.step(rest, more));
+            match step {
+                Ok(Step::Done(failed)) => return (None, failed),
+                Ok(Step::Refused) if rest.left == 0 => {
+                    self.shared.waker.watch(self);
+                    return (None, None);
+                }
+                Ok(Step::Refused) => {}
+                Err(error) => return (Some(error), None),
+            }
+        }
+    }
+
+    /// Returns when the kernel has all that was sealed; sleeps, or says EAGAIN, while it refuses.
+    fn drained(
+        self: &Arc<Self>,
+        joint: &Joint,
+        flags: SendFlags,
+        patience: &mut Option<Patience>,
+    ) -> Result<()> {
+        loop {
+            let outcome = self.lock_joint(joint)?.transmit(By::Caller);
+            match outcome {
+                Outcome::Drained(_) => return self.check(),
+                Outcome::Failed(_) => return self.check().and(Err(Error::BrokenPipe)),
+                Outcome::Refused => {}
+            }
+            let patience = *patience.get_or_insert_with(|| self.patience(flags));
+            let slept = if patience.sleeps {
+                joint.memory.flags.fetch_or(ASLEEP, Ordering::AcqRel);
+                let slept = self.asleep(|| self.sleep_for_room(patience));
+                joint.memory.flags.fetch_and(!ASLEEP, Ordering::AcqRel);
+                slept
+            } else {
+                Err(Error::WouldBlock)
+            };
+            // The worker goes on where this call gives up.
+            slept.inspect_err(|_| self.shared.waker.watch(self))?;
+            self.check()?;
+        }
+    }
+
+    /// Waits for the calls of other processes to end.
+    fn take_shared_turn<'a>(&self, joint: &'a Joint, flags: SendFlags) -> Result<RobustGuard<'a>> {
+        let head = &*joint.memory;
+        let hurries = || flags.dont_wait || self.shared.sys.is_nonblocking(self.fd());
+        loop {
+            let turn = match joint.memory.turn().try_lock().map_err(Error::Os)? {
+                Some(turn) => turn,
+                // Its holder sleeps because the kernel refused bytes: it owes everybody an event.
+                None if head.is(ASLEEP) && hurries() => return Err(Error::WouldBlock),
+                None => joint.memory.turn().lock().map_err(Error::Os)?,
+            };
+            if turn.owner_died() {
+                head.flags.fetch_and(!ASLEEP, Ordering::AcqRel);
+            }
+            let first = head.reserved.load(Ordering::Acquire);
+            if first == 0 || first == std::process::id() || !is_alive(first) {
+                joint.end_reservation(first);
+                return Ok(turn);
+            }
+            // A sender that slept at the fork comes first; only its own process can take the turn
+            // for it.
+            drop(turn);
+            if hurries() {
+                return Err(Error::WouldBlock);
+            }
+            let slice = futex::Timespec {
+                tv_sec: 0,
+                tv_nsec: 50_000_000,
+            };
+            // Not private: the waker is another process. A signal or time-out only looks again.
+            let _ = futex::wait(&head.reserved, futex::Flags::empty(), first, Some(&slice));
+        }
+    }
+
+    /// Hands what is queued to the kernel without waiting.
+    pub(super) fn transmit_shared(self: &Arc<Self>, joint: &Joint, by: By) -> Outcome {
+        let outcome = match self.lock_joint(joint) {
+            Ok(mut locked) => locked.transmit(by),
+            Err(error) => Outcome::Failed(error.errno()),
+        };
+        self.watch_if_refused(outcome);
+        self.after(outcome);
+        outcome
+    }
+
+    fn watch_if_refused(self: &Arc<Self>, outcome: Outcome) {
+        if outcome == Outcome::Refused {
+            self.shared.waker.watch(self);
+        }
+    }
+
+    /// Seals the open record, unless this process has signed off and another has not, and
+    /// transmits without waiting.
+    pub(super) fn drain_shared(self: &Arc<Self>, joint: &Joint) -> Result<Drain> {
+        let mut locked = self.lock_joint(joint)?;
+        let seals = joint.left.load(Ordering::Acquire) != LEFT;
+        let mut sealed = !seals || locked.seal_open_data()?;
+        let mut outcome = locked.transmit(By::Caller);
+        if !sealed && matches!(outcome, Outcome::Drained(_)) {
+            sealed = locked.seal_open_data()?;
+            outcome = locked.transmit(By::Caller);
+        }
+        drop(locked);
+        self.watch_if_refused(outcome);
+        match outcome {
+            Outcome::Failed(_) => self.check().map(|()| Drain::Done),
+            Outcome::Drained(_) if sealed => Ok(Drain::Done),
+            _ => Ok(Drain::Pending),
+        }
+    }
+
+    /// Waits until the kernel has everything.
+    pub(super) fn flush_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        while self.drain_shared(joint)? == Drain::Pending {
+            let left = deadline.map_or(SLICE, |d| d.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Err(Error::Os(Errno::TIMEDOUT));
+            }
+            // Not for ever: any process may be the one that hands over the last byte.
+            match self
+                .shared
+                .sys
+                .wait_for_room(self.fd(), Some(left.min(SLICE)))
+            {
+                Err(Errno::INTR) => return Err(Error::Interrupted),
+                // The next attempt says what is wrong.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Shuts the write side down behind the last record, whichever process sends that.
+    pub(super) fn shutdown_shared(self: &Arc<Self>, joint: &Joint) -> Result<()> {
+        let _turn = self.take_shared_turn(joint, SendFlags::default())?;
+        let drained = self.drain_shared(joint);
+        joint.memory.flags.fetch_or(SHUT, Ordering::AcqRel);
+        if drained == Ok(Drain::Pending) {
+            joint.memory.flags.fetch_or(FIN_DUE, Ordering::AcqRel);
+            // The last record may have gone out in between.
+            self.transmit_shared(joint, By::Caller);
+            return Ok(());
+        }
+        let sys = self.shared.sys;
+        sys.shutdown_write(self.fd()).map_err(Error::from)
+    }
+
+    /// This process closes the connection or ends: from now on it seals the open record only if it
+    /// was the last one (TX-56). Nothing happens to a connection that is not shared.
+    pub fn leave(&self) {
+        if let Some(joint) = self.joint()
+            && joint.left.load(Ordering::Acquire) == MEMBER
+        {
+            let left = if joint.memory.leave() { LAST } else { LEFT };
+            joint.left.store(left, Ordering::Release);
+        }
+    }
+
+    pub(super) fn rekey_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        keys: impl FnOnce() -> Result<crate::aead::TrafficKeys>,
+    ) -> Result<()> {
+        if joint.suite.0 == Version::Tls12 {
+            return Err(Error::KeysPresent);
+        }
+        let _turn = self.take_shared_turn(joint, SendFlags::default())?;
+        let keys = keys()?;
+        if (keys.version, keys.cipher) != joint.suite {
+            return Err(Error::Invalid);
+        }
+        self.lock_joint(joint)?.rekey(&keys)
+    }
+
+    pub(super) fn set_max_payload_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        len: usize,
+    ) -> Result<()> {
+        let mut locked = self.lock_joint(joint)?;
+        if locked.state().open_len > 0 {
+            return Err(Error::KeysPresent);
+        }
+        locked.state().max_payload = len.min(MAX_PLAINTEXT);
+        Ok(())
+    }
+
+    pub(super) fn crypto_info_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let locked = self.lock_joint(joint)?;
+        crate::crypto_info::encode(&locked.keys()?, locked.number(), out);
+        Ok(())
+    }
+
+    pub(super) fn info_shared(self: &Arc<Self>, joint: &Joint) -> Result<Info> {
+        let mut locked = self.lock_joint(joint)?;
+        let (provider, number) = (locked.sealer()?.provider(), locked.number());
+        let (sealed, max_payload) = (locked.state().sealed, locked.state().max_payload);
+        drop(locked);
+        let counts = self.counts();
+        let records = counts.records_sent.load(Ordering::Relaxed);
+        Ok(Info {
+            version: joint.suite.0,
+            cipher: joint.suite.1,
+            engine: self.settings.engine,
+            aead: provider,
+            number,
+            records,
+            bytes: counts.handed.load(Ordering::Relaxed),
+            pending: self.pending(),
+            queued_records: sealed.saturating_sub(records),
+            max_payload: u16::try_from(max_payload).unwrap_or(u16::MAX),
+        })
+    }
+}
+
+impl Locked<'_> {
+    /// Accepts what there is room for, and transmits it.
+    fn step(&mut self, rest: &mut Rest<'_, '_>, more: bool) -> Result<Step> {
+        if let Some(content_type) = rest.content_type {
+            // TX-20: what was open is a record of its own, of application data.
+            if !self.seal_open_data()? {
+                return Ok(Step::Refused);
+            }
+            debug_assert!(content_type == APPLICATION_DATA || !more, "TX-17");
+        }
+        loop {
+            let mut failed = None;
+            while rest.left > 0 && failed.is_none() && self.has_room() {
+                failed = self.take_record(rest, more).err();
+            }
+            let outcome = self.transmit(By::Caller);
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            match outcome {
+                Outcome::Refused => return Ok(Step::Refused),
+                Outcome::Failed(errno) if rest.left == 0 => {
+                    return Ok(Step::Done(Some(Error::from(errno))));
+                }
+                Outcome::Failed(errno) => return Err(Error::from(errno)),
+                Outcome::Drained(_) if rest.left == 0 => return Ok(Step::Done(None)),
+                Outcome::Drained(_) => {}
+            }
+        }
+    }
+
+    fn take_record(&mut self, rest: &mut Rest<'_, '_>, more: bool) -> Result<()> {
+        let content_type = rest.content_type.unwrap_or(APPLICATION_DATA);
+        let (limit, open) = (self.state().max_payload, self.state().open_len);
+        let taken = rest.left.min(limit.saturating_sub(open));
+        let complete = open + taken >= limit || (taken == rest.left && !more);
+        if open == 0
+            && complete
+            && let Some(bytes) = rest.source.contiguous(taken)
+        {
+            self.seal_slice(content_type, bytes)?;
+            rest.source.skip(taken);
+        } else {
+            self.extend_open(taken, |out| rest.source.copy_out(out));
+            if complete {
+                self.seal_open(content_type)?;
+            }
+        }
+        rest.left -= taken;
+        rest.accepted += taken;
+        Ok(())
+    }
+}
+
+impl Joint {
+    /// The sender that slept at the fork has its turn, or needs none.
+    pub(super) fn end_reservation(&self, holder: u32) {
+        let reserved = &self.memory.reserved;
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        if holder != 0
+            && reserved
+                .compare_exchange(holder, 0, success, failure)
+                .is_ok()
+        {
+            // The only failure is EFAULT, and the memory is mapped.
+            let _ = futex::wake(reserved, futex::Flags::empty(), i32::MAX as u32);
+        }
+    }
+}
+
+/// The longest sleep on a socket that another process may be serving.
+const SLICE: Duration = Duration::from_millis(20);
