@@ -15,10 +15,11 @@ use rustix::io::Errno;
 use crate::aead::TrafficKeys;
 use crate::config::Config;
 use crate::engine::threads::Pool;
+use crate::engine::{Engine, Job};
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
 use crate::sys::net::{self, Endpoint, Linux};
-use crate::tx::{Connection, Settings, Shared};
+use crate::tx::{Connection, Settings, Shared, Waker};
 use crate::worker::Worker;
 
 /// A connection with the process it was set up in.
@@ -32,8 +33,9 @@ impl Entry {
     /// The connection.
     ///
     /// # Errors
-    /// [`Error::NotRecoverable`] in a process that came by `fork` or a raw `clone` after the keys
-    /// were set: it cannot prove which numbers its other side uses, so it does not seal.
+    /// [`Error::NotRecoverable`] in a process that came by a raw `clone` after the keys were set, or
+    /// by a `fork` that could not share the connection: it cannot prove which numbers its other side
+    /// uses, so it does not seal.
     pub fn get(&self) -> Result<&Arc<Connection>> {
         match self.epoch == fork_guard::epoch() {
             true => Ok(&self.connection),
@@ -125,6 +127,7 @@ pub fn detach(fd: RawFd) -> Option<Arc<Entry>> {
 pub fn close(fd: RawFd) -> Result<()> {
     let entry = detach(fd);
     if let Some(connection) = entry.as_ref().and_then(|entry| entry.get().ok()) {
+        connection.leave();
         if let Some(linger) = net::linger(fd).filter(|linger| !linger.is_zero()) {
             // SO_LINGER: the program asked for a close that waits.
             let _ = connection.flush(Some(linger));
@@ -149,6 +152,7 @@ pub fn close(fd: RawFd) -> Result<()> {
 /// up on a reader that has taken nothing for the linger time.
 pub fn drain_all() {
     for connection in all() {
+        connection.leave();
         // What fails now has nobody left to tell.
         let _ = connection.drain();
     }
@@ -179,6 +183,71 @@ pub fn configure(change: impl FnOnce(&mut Config)) {
     change(&mut config);
     crate::logging::start(config.log.as_ref());
     CONFIG.store(Some(Arc::new(config)));
+}
+
+/// Moves every connection to memory that the child will share. The caller holds the table.
+pub(crate) fn share_all() {
+    for entry in slots().filter_map(ArcSwapOption::load_full) {
+        if let Ok(connection) = entry.get()
+            && let Err(error) = connection.before_fork()
+        {
+            log::warn!("{connection:?}: a forked child will be refused: {error}");
+        }
+    }
+}
+
+/// In the child: puts a connection of its own in the place of each that its parent, whose epoch
+/// was `parent`, has shared with it. The caller holds the table.
+pub(crate) fn adopt_in_child(parent: u64) {
+    let late = Shared {
+        sys: &Linux,
+        pool: Arc::new(Late),
+        waker: Arc::new(Late),
+    };
+    for slot in slots() {
+        let Some(entry) = slot.load_full().filter(|entry| entry.epoch == parent) else {
+            continue;
+        };
+        if let Some(connection) = entry.connection.in_child(late.clone()) {
+            slot.store(Some(Arc::new(Entry {
+                connection,
+                epoch: fork_guard::epoch(),
+                identity: entry.identity,
+            })));
+        }
+        let mut parents = PARENTS.lock().unwrap_or_else(PoisonError::into_inner);
+        parents.push(entry);
+    }
+}
+
+/// Stands for pool and worker in a connection that a child has from its parent: most children never
+/// need them.
+struct Late;
+
+impl Waker for Late {
+    fn defer(&self, connection: &Arc<Connection>) {
+        if let Ok(process) = process() {
+            process.shared.waker.defer(connection);
+        }
+    }
+    fn watch(&self, connection: &Arc<Connection>) {
+        match process() {
+            Ok(process) => process.shared.waker.watch(connection),
+            Err(error) => log::warn!("{connection:?}: cannot be watched: {error}"),
+        }
+    }
+    fn forget(&self, connection: &Connection, fd: RawFd) {
+        // Without a worker there is nothing to forget.
+        if let Some(process) = PROCESS.load_full() {
+            process.shared.waker.forget(connection, fd);
+        }
+    }
+}
+
+impl Engine for Late {
+    fn submit(&self, job: Job) {
+        job.run();
+    }
 }
 
 /// Forgets the worker and the pool, whose threads did not survive `fork`, and what they held.
@@ -258,10 +327,7 @@ fn drain_one(connection: &Arc<Connection>, linger: std::time::Duration) {
 }
 
 fn all() -> Vec<Arc<Connection>> {
-    let mut all: Vec<_> = CHUNKS
-        .iter()
-        .filter_map(OnceLock::get)
-        .flat_map(|chunk| chunk.iter())
+    let mut all: Vec<_> = slots()
         .filter_map(ArcSwapOption::load_full)
         .filter_map(|entry| entry.get().ok().cloned())
         .collect();
@@ -286,6 +352,11 @@ fn lingering() -> MutexGuard<'static, Vec<Weak<Connection>>> {
 
 fn attach_lock() -> MutexGuard<'static, ()> {
     ATTACH.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn slots() -> impl Iterator<Item = &'static Slot> {
+    let chunks = CHUNKS.iter().filter_map(OnceLock::get);
+    chunks.flat_map(|chunk| chunk.iter())
 }
 
 fn slot(fd: RawFd) -> Option<&'static Slot> {
@@ -321,5 +392,8 @@ static ATTACH: Mutex<()> = Mutex::new(());
 static FIRST: Mutex<()> = Mutex::new(());
 /// Closed by the program, not yet drained; each keeps itself alive.
 static LINGERING: Mutex<Vec<Weak<Connection>>> = Mutex::new(Vec::new());
+/// In a child, what it has from its parent: never dropped, as threads that are not here may have
+/// stopped in the middle of it.
+static PARENTS: Mutex<Vec<Arc<Entry>>> = Mutex::new(Vec::new());
 static CONFIG: ArcSwapOption<Config> = ArcSwapOption::const_empty();
 static PROCESS: ArcSwapOption<Process> = ArcSwapOption::const_empty();
