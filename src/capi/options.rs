@@ -365,7 +365,7 @@ fn get_tls(socket: &Socket, optname: c_int, is_null: bool, len: usize) -> Result
             if len == full {
                 match (optname, socket.tx(), socket.rx()) {
                     (TLS_TX, Some(connection), _) => connection.crypto_info(&mut info[..full])?,
-                    (TLS_RX, _, Some(receiver)) => receiver.crypto_info(&mut info[..full]),
+                    (TLS_RX, _, Some(receiver)) => receiver.crypto_info(&mut info[..full])?,
                     _ => return Err(Error::KeysMissing),
                 }
             } else if len != 4 {

@@ -132,7 +132,7 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
                 .tx()
                 .map(|connection| connection.info())
                 .transpose()?,
-            socket.rx().map(|receiver| receiver.info()),
+            socket.rx().map(|receiver| receiver.info()).transpose()?,
         );
         let suite = socket.suite();
         let conf = |has_keys| if has_keys { TLS_CONF_SW } else { TLS_CONF_BASE };

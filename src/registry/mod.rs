@@ -6,6 +6,7 @@
 //! held across a system call.
 
 mod duplicates;
+mod family;
 mod poll;
 mod socket;
 
@@ -26,6 +27,7 @@ use crate::sys::net::{self, Endpoint, Linux};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
+pub(crate) use family::{adopt_in_child, share_all};
 pub use poll::poll;
 pub use socket::{Direction, Socket};
 
@@ -190,6 +192,9 @@ pub fn close(fd: RawFd) -> Result<()> {
 /// Closes the last known descriptor of a socket.
 fn close_last(fd: RawFd, entry: &Arc<Entry>, socket: &Arc<Socket>) -> Result<()> {
     let sending = socket.tx();
+    if let Some(connection) = sending {
+        connection.leave();
+    }
     if let Some(connection) = sending
         && let Some(linger) = net::linger(fd).filter(|linger| !linger.is_zero())
     {
@@ -233,6 +238,7 @@ fn close_last(fd: RawFd, entry: &Arc<Entry>, socket: &Arc<Socket>) -> Result<()>
 /// up on a reader that has taken nothing for the linger time.
 pub fn drain_all() {
     for connection in sending() {
+        connection.leave();
         // What fails now has nobody left to tell.
         let _ = connection.drain();
     }
@@ -368,6 +374,11 @@ fn lingering() -> MutexGuard<'static, Vec<Weak<Connection>>> {
 
 fn attach_lock() -> MutexGuard<'static, Index> {
     INDEX.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn slots() -> impl Iterator<Item = &'static Slot> {
+    let chunks = CHUNKS.iter().filter_map(OnceLock::get);
+    chunks.flat_map(|chunk| chunk.iter())
 }
 
 fn slot(fd: RawFd) -> Option<&'static Slot> {

@@ -10,7 +10,7 @@ use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
 use crate::rx::Receiver;
 use crate::sys::receive;
-use crate::tx::{Connection, Settings};
+use crate::tx::{Connection, Settings, Shared};
 
 /// A direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +213,48 @@ impl Socket {
         }
     }
 
+    /// The process is about to fork: both directions move to memory that the child will share.
+    pub(super) fn before_fork(&self) {
+        let result = self
+            .tx()
+            .map_or(Ok(()), |connection| connection.before_fork());
+        let result = result.and(self.rx().map_or(Ok(()), |receiver| receiver.before_fork()));
+        if let Err(error) = result {
+            log::warn!("{self:?}: a forked child will be refused: {error}");
+        }
+    }
+
+    /// In the child: a state of its own on what was shared; `None` if a direction was not. `self` is
+    /// the parent's, whose locks may be held by threads that are not here; the caller leaks it.
+    pub(super) fn in_child(&self, shared: Shared) -> Option<Socket> {
+        let child = Socket {
+            zerocopy: AtomicBool::new(self.zerocopy()),
+            max_payload: AtomicUsize::new(self.max_payload.load(Ordering::Relaxed)),
+            // Nobody holds it: the registry's lock, which orders changes, is the forking thread's.
+            numbers: Mutex::new(self.numbers.try_lock().ok()?.clone()),
+            ..Socket::default()
+        };
+        if let Some(receiver) = self.rx() {
+            let receiver = receiver.in_child(Arc::clone(&child.pending))?;
+            let _ = child.rx.set(receiver);
+        }
+        if let Some(connection) = self.tx() {
+            let connection = connection.in_child(shared, Arc::clone(&child.pending))?;
+            let _ = child.tx.set(connection);
+        }
+        Some(child)
+    }
+
     fn numbers(&self) -> MutexGuard<'_, Vec<RawFd>> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl core::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Socket")
+            .field("tx", &self.tx())
+            .field("rx", &self.rx())
+            .finish_non_exhaustive()
     }
 }

@@ -17,6 +17,7 @@
 
 mod receive;
 mod records;
+mod shared;
 mod splice;
 pub(crate) mod window;
 
@@ -24,8 +25,8 @@ pub(crate) mod window;
 mod tests;
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
@@ -33,10 +34,11 @@ use crate::aead::{Choice, Cipher, Provider, TrafficKeys};
 use crate::error::{PendingError, Result};
 use crate::record::{RecordNumber, Version};
 use crate::stats::STATS;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::receive::Receive;
 
-use records::Records;
+use records::{Found, Io, Records};
+use shared::{Joint, Suite};
 
 pub use receive::{Received, Request};
 
@@ -53,6 +55,10 @@ pub struct Receiver {
     /// `TLS_RX_EXPECT_NO_PAD`.
     no_pad: AtomicBool,
     choice: Choice,
+    /// Version and cipher, which never change.
+    suite: Suite,
+    /// What processes share, from the first fork on.
+    joint: OnceLock<Box<Joint>>,
     records: AtomicU64,
     bytes: AtomicU64,
 }
@@ -95,10 +101,35 @@ impl Receiver {
         choice: Choice,
         pending: Arc<PendingError>,
     ) -> Result<Arc<Receiver>> {
+        let receiver = Self::assemble(sys, fd, keys, choice, pending)?;
+        STATS.rx_sw.add(1);
+        let mut entered = receiver.enter()?;
+        // CI-9: a bad header that is there already is an error from now on.
+        entered.look();
+        entered.settle();
+        drop(entered);
+        Ok(receiver)
+    }
+
+    /// The same for a child that has the connection from its parent.
+    fn inherit(&self, keys: TrafficKeys, pending: Arc<PendingError>) -> Result<Arc<Receiver>> {
+        let child = Self::assemble(self.sys, self.fd(), keys, self.choice, pending)?;
+        child.set_low_water(self.low_water());
+        child.expect_no_pad(self.expects_no_pad());
+        Ok(child)
+    }
+
+    fn assemble(
+        sys: &'static dyn Receive,
+        fd: RawFd,
+        keys: TrafficKeys,
+        choice: Choice,
+        pending: Arc<PendingError>,
+    ) -> Result<Arc<Receiver>> {
+        let suite = (keys.version, keys.cipher);
         let records = Records::new(keys, choice)?;
         STATS.curr_rx_sw.add(1);
-        STATS.rx_sw.add(1);
-        let receiver = Arc::new(Receiver {
+        Ok(Arc::new(Receiver {
             sys,
             fd: AtomicI32::new(fd),
             turn: Mutex::new(()),
@@ -107,15 +138,30 @@ impl Receiver {
             low_water: AtomicUsize::new(1),
             no_pad: AtomicBool::new(false),
             choice,
+            suite,
+            joint: OnceLock::new(),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-        });
-        let mut state = lock(&receiver.state);
-        // CI-9: a bad header that is there already is an error from now on.
-        state.look(sys, fd, &receiver.pending);
-        state.settle(sys, fd);
-        drop(state);
-        Ok(receiver)
+        }))
+    }
+
+    /// The state of this process, brought up to what others have done.
+    fn enter(&self) -> Result<Entered<'_>> {
+        let mut records = lock(&self.state);
+        let fd = self.fd();
+        let mut session = None;
+        if let Some(joint) = self.joint.get() {
+            let mut entered = joint.enter(self.sys, fd)?;
+            entered.catch_up(&mut records)?;
+            session = Some(entered);
+        }
+        let io = Io {
+            sys: self.sys,
+            fd,
+            pending: &self.pending,
+            session,
+        };
+        Ok(Entered { io, records })
     }
 
     /// Replaces the keys (RK-1, RK-6 to RK-11). TLS 1.3 only.
@@ -125,14 +171,15 @@ impl Receiver {
     /// On failure the old keys, and a pause for new ones, stay in force.
     pub fn rekey(&self, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
         // Not the turn: a reader may sleep with it.
-        let mut state = lock(&self.state);
-        let result = state.rekey(keys, self.choice);
+        let mut entered = self.enter()?;
+        let Entered { io, records } = &mut entered;
+        let result = records.rekey(io, keys, self.choice);
         match result {
             Ok(()) => {
                 STATS.rx_rekey_ok.add(1);
                 // Lowers the mark again, which wakes whoever waits for what has come meanwhile.
-                state.look(self.sys, self.fd(), &self.pending);
-                state.settle(self.sys, self.fd());
+                entered.look();
+                entered.settle();
             }
             Err(_) => STATS.rx_rekey_error.add(1),
         }
@@ -141,27 +188,34 @@ impl Receiver {
 
     /// Version and cipher of the keys.
     pub fn suite(&self) -> (Version, Cipher) {
-        lock(&self.state).suite()
+        self.suite
     }
 
     /// Writes the full crypto_info struct, with the number of the next record, for `getsockopt`
     /// (CI-12 to CI-14). `out` has the struct's exact length.
-    pub fn crypto_info(&self, out: &mut [u8]) {
-        lock(&self.state).crypto_info(out);
+    ///
+    /// # Errors
+    /// [`Error::NotRecoverable`](crate::error::Error::NotRecoverable) if another process has left the connection in pieces.
+    pub fn crypto_info(&self, out: &mut [u8]) -> Result<()> {
+        self.enter()?.records.crypto_info(out);
+        Ok(())
     }
 
     /// The figures of this direction.
-    pub fn info(&self) -> Info {
-        let state = lock(&self.state);
-        let (version, cipher) = state.suite();
-        Info {
+    ///
+    /// # Errors
+    /// As for [`Receiver::crypto_info`].
+    pub fn info(&self) -> Result<Info> {
+        let entered = self.enter()?;
+        let (version, cipher) = self.suite;
+        Ok(Info {
             version,
             cipher,
-            aead: state.provider(),
-            number: state.number(),
+            aead: entered.records.provider(),
+            number: entered.records.number(),
             records: self.records.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-        }
+        })
     }
 
     /// `TLS_RX_EXPECT_NO_PAD` (CI-16 to CI-18): changes counters only.
@@ -188,11 +242,17 @@ impl Receiver {
     /// the head of the queue. One that is incomplete raises the low-water mark, so that waiting
     /// again does not find the same bytes.
     pub fn readiness(&self) -> Readiness {
-        let mut state = lock(&self.state);
-        let found = state.look(self.sys, self.fd(), &self.pending);
-        state.settle(self.sys, self.fd());
+        let Ok(mut entered) = self.enter() else {
+            // The call that follows says why.
+            return Readiness {
+                readable: true,
+                error: true,
+            };
+        };
+        let found = entered.look();
+        entered.settle();
         Readiness {
-            readable: found.is_readable(state.has_opened()),
+            readable: found.is_readable(entered.records.has_opened()),
             error: self.pending.peek().is_some(),
         }
     }
@@ -215,6 +275,22 @@ impl Receiver {
     pub fn poison(&self) {
         lock(&self.state).poison();
         self.pending.set(Errno::NOTRECOVERABLE);
+    }
+}
+
+/// The state is held, in one call.
+struct Entered<'a> {
+    io: Io<'a>,
+    records: MutexGuard<'a, Records>,
+}
+
+impl Entered<'_> {
+    fn look(&mut self) -> Found {
+        self.records.look(&mut self.io)
+    }
+
+    fn settle(&mut self) {
+        self.records.settle(&mut self.io);
     }
 }
 

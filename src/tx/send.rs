@@ -529,7 +529,7 @@ impl<'a> Source<'a> {
     }
 
     /// The next `len` bytes, if they lie in one piece.
-    pub(super) fn contiguous(&self, len: usize) -> Option<&[u8]> {
+    fn contiguous(&self, len: usize) -> Option<&[u8]> {
         match self {
             Source::Pages(pages) => pages.bytes().get(..len),
             Source::Slices { slices, at } => slices.first()?.get(*at..)?.get(..len),

@@ -66,7 +66,7 @@ impl Connection {
         state.sealed = sender.sealed;
         state.open_len = open_len;
         let written = self.shared.sys.written(self.fd());
-        state.start_with(Queue::filled(queued, sent), written);
+        state.queue = Queue::filled(queued, sent);
         let mut flags = 0;
         if self.is(BROKEN) {
             flags |= DEAD;
@@ -83,8 +83,8 @@ impl Connection {
             0
         };
         let counts = self.counts.handed_over(records, plain, queued - sent);
-        let head = Head::new(counts, flags, reserved);
-        let memory = Memory::new(head, state, OPEN_LEN + ring_len).map_err(Error::Os)?;
+        let head = Head::new(counts, flags, reserved, written);
+        let memory = Memory::new(head, [state; 2], OPEN_LEN + ring_len).map_err(Error::Os)?;
         {
             let mut held = memory.lock().map_err(Error::Os)?;
             let (open, ring) = held.parts().1.split_at_mut(OPEN_LEN);

@@ -96,7 +96,7 @@ impl Connection {
             // Room first: what was read from a pipe cannot be put back.
             let room = self.drained(joint, flags, &mut patience);
             let wanted = room.and_then(|()| {
-                let mut locked = self.lock_joint(joint)?;
+                let locked = self.lock_joint(joint)?;
                 let state = locked.state();
                 Ok(state.max_payload.saturating_sub(state.open_len).max(1))
             });
@@ -150,8 +150,9 @@ impl Connection {
             match step {
                 Ok(Step::Done(failed)) => return (None, failed),
                 Ok(Step::Refused) if rest.left == 0 => {
-                    self.shared.waker.watch(self);
-                    return (None, None);
+                    // A call that may sleep leaves nothing behind: a process that dies after it, or
+                    // ends by `_exit`, has nobody else who knows of the bytes.
+                    return (None, self.linger_in_call(joint, flags, &mut patience));
                 }
                 Ok(Step::Refused) => {}
                 Err(error) => return (Some(error), None),
@@ -185,6 +186,20 @@ impl Connection {
             // The worker goes on where this call gives up.
             slept.inspect_err(|_| self.shared.waker.watch(self))?;
             self.check()?;
+        }
+    }
+
+    /// The end of a call that has left bytes in the queue. What it waits for in vain, a signal or
+    /// the time being up, the worker does.
+    fn linger_in_call(
+        self: &Arc<Self>,
+        joint: &Joint,
+        flags: SendFlags,
+        patience: &mut Option<Patience>,
+    ) -> Option<Error> {
+        match self.drained(joint, flags, patience) {
+            Err(Error::WouldBlock | Error::Interrupted) | Ok(()) => None,
+            Err(dead) => Some(dead),
         }
     }
 
@@ -335,7 +350,7 @@ impl Connection {
         if locked.state().open_len > 0 {
             return Err(Error::KeysPresent);
         }
-        locked.state().max_payload = len.min(MAX_PLAINTEXT);
+        locked.change(|state| state.max_payload = len.min(MAX_PLAINTEXT));
         Ok(())
     }
 
@@ -350,7 +365,7 @@ impl Connection {
     }
 
     pub(super) fn info_shared(self: &Arc<Self>, joint: &Joint) -> Result<Info> {
-        let mut locked = self.lock_joint(joint)?;
+        let locked = self.lock_joint(joint)?;
         let (provider, number) = (locked.sealer()?.provider(), locked.number());
         let (sealed, max_payload) = (locked.state().sealed, locked.state().max_payload);
         drop(locked);
@@ -407,17 +422,10 @@ impl Locked<'_> {
         let (limit, open) = (self.state().max_payload, self.state().open_len);
         let taken = rest.left.min(limit.saturating_sub(open));
         let complete = open + taken >= limit || (taken == rest.left && !more);
-        if open == 0
-            && complete
-            && let Some(bytes) = rest.source.contiguous(taken)
-        {
-            self.seal_slice(content_type, bytes)?;
-            rest.source.skip(taken);
-        } else {
-            self.extend_open(taken, |out| rest.source.copy_out(out));
-            if complete {
-                self.seal_open(content_type)?;
-            }
+        // Copied, not sealed from the program's memory: who finishes for us if we die has that not.
+        self.extend_open(taken, |out| rest.source.copy_out(out));
+        if complete {
+            self.seal_open(content_type)?;
         }
         rest.left -= taken;
         rest.accepted += taken;

@@ -128,6 +128,12 @@ impl Connection {
 
     /// Transmits what a burst left behind, unless a call is at work.
     fn push_deferred(self: &Arc<Self>, by: By) {
+        if self.joint().is_some() {
+            // Scheduled before it was shared; what was left behind is in the shared queue.
+            self.deferral.begin();
+            self.transmit(by, false);
+            return;
+        }
         let Some(mut sender) = self.try_private() else {
             return;
         };
