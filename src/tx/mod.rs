@@ -36,6 +36,7 @@ mod shared_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -158,6 +159,8 @@ struct Sender {
     sealed: u64,
     max_payload: usize,
     pace: Pace,
+    /// Fingerprints of the keys before the present ones.
+    used: Vec<u64>,
 }
 
 /// What `uktls_get_info` reports of a connection.
@@ -207,6 +210,7 @@ impl Connection {
             sealed: 0,
             max_payload: MAX_PLAINTEXT,
             pace: Pace::default(),
+            used: Vec::new(),
         };
         STATS.tx_sw.add(1);
         let connection = Self::assemble(shared, settings, fd, Some(Mutex::new(sender)), pending);
@@ -527,12 +531,30 @@ impl Sender {
         if (keys.version, keys.cipher) != (self.sealer.version(), self.sealer.cipher()) {
             return Err(Error::Invalid);
         }
+        // Design rule 1: nothing that was ever sealed with is taken again.
+        let (old, new) = (fingerprint(&self.keys), fingerprint(&keys));
+        if keys.may_repeat(&self.keys, self.numbers.peek().rec_seq)
+            || (old != new && self.used.contains(&new))
+        {
+            return Err(Error::Invalid);
+        }
         // Nothing can fail after this line.
         self.sealer = Arc::new(RecordSealer::new(&keys, choice)?);
+        if old != new {
+            self.used.push(old);
+        }
         self.numbers = keys.numbers();
         self.keys = SecretBox::new(keys);
         Ok(())
     }
+}
+
+/// Tells keys apart, and nothing of them: a hash with a secret of this process.
+fn fingerprint(keys: &TrafficKeys) -> u64 {
+    static SECRET: OnceLock<RandomState> = OnceLock::new();
+    SECRET
+        .get_or_init(RandomState::new)
+        .hash_one(keys.key.bytes())
 }
 
 impl core::fmt::Debug for Connection {

@@ -338,7 +338,11 @@ impl Connection {
         if (keys.version, keys.cipher) != joint.suite {
             return Err(Error::Invalid);
         }
-        self.lock_joint(joint)?.rekey(&keys)
+        let mut locked = self.lock_joint(joint)?;
+        if keys.may_repeat(&locked.keys()?, locked.number().rec_seq) {
+            return Err(Error::Invalid);
+        }
+        locked.rekey(&keys)
     }
 
     pub(super) fn set_max_payload_shared(

@@ -405,6 +405,26 @@ fn a_rekey_separates_records() {
     }
 }
 
+/// CI-7, design rule 1: keys that have sealed are not taken again from a number that is spent, nor
+/// after others.
+#[test]
+fn a_rekey_repeats_no_nonce() {
+    let setup = Setup::new(Kind::Inline, Version::Tls13, Cipher::AesGcm128, false);
+    let again = |info: &[u8]| setup.connection.rekey(|| CryptoInfo::parse(info));
+    let first = setup.info.clone();
+    assert_eq!(again(&first), Ok(()), "none of them is spent");
+    setup.give_room(1 << 20);
+    setup.connection.send(&[b"x"], None, flags()).unwrap();
+    assert_eq!(again(&first), Err(Error::Invalid));
+    let mut later = first.clone();
+    *later.last_mut().unwrap() = 1;
+    assert_eq!(again(&later), Ok(()));
+    later[4] ^= 1;
+    assert_eq!(again(&later), Err(Error::Invalid), "another IV");
+    assert_eq!(again(&info(Version::Tls13, Cipher::AesGcm128, 9)), Ok(()));
+    assert_eq!(again(&first), Err(Error::Invalid), "keys from before");
+}
+
 /// CI-3: TLS 1.2 keys are set once, whatever the new struct looks like.
 #[test]
 fn tls12_keys_are_not_replaced() {
