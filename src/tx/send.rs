@@ -223,10 +223,10 @@ impl Connection {
             self.stop_polling(By::Caller);
         }
         self.cancel_if_drained();
-        if outcome.is_some() {
-            if let Some(mut sender) = self.private() {
-                sender.pace.resumed(Instant::now());
-            }
+        if outcome.is_some()
+            && let Some(mut sender) = self.private()
+        {
+            sender.pace.resumed(Instant::now());
         }
         match outcome {
             Some(Outcome::Failed(_)) => self.check().err(),

@@ -286,14 +286,13 @@ impl Connection {
                 return Err(Error::Os(Errno::TIMEDOUT));
             }
             // Not for ever: any process may be the one that hands over the last byte.
-            match self
+            let woken = self
                 .shared
                 .sys
-                .wait_for_room(self.fd(), Some(left.min(SLICE)))
-            {
-                Err(Errno::INTR) => return Err(Error::Interrupted),
-                // The next attempt says what is wrong.
-                Ok(_) | Err(_) => {}
+                .wait_for_room(self.fd(), Some(left.min(SLICE)));
+            // Whatever else went wrong, the next attempt says so.
+            if woken == Err(Errno::INTR) {
+                return Err(Error::Interrupted);
             }
         }
         Ok(())
