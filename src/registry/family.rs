@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
-use super::{Entry, Index, PROCESS, Socket, process, slots};
+use super::{Index, PROCESS, Socket, process, slots};
 use crate::engine::{Engine, Job};
 use crate::sys::fork_guard;
 use crate::sys::net::Linux;
@@ -14,8 +14,9 @@ use crate::tx::{Connection, Shared, Waker};
 
 /// Moves every connection to memory that the child will share. The caller holds the table.
 pub(crate) fn share_all() {
-    for entry in slots().filter_map(ArcSwapOption::load_full) {
-        if let Ok(socket) = entry.get() {
+    let epoch = fork_guard::epoch();
+    for socket in slots().filter_map(ArcSwapOption::load_full) {
+        if socket.is_of(epoch) {
             socket.before_fork();
         }
     }
@@ -24,36 +25,32 @@ pub(crate) fn share_all() {
 /// In the child: puts a state of its own in the place of each that its parent, whose epoch was
 /// `parent`, has shared with it. The caller holds the table.
 pub(crate) fn adopt_in_child(parent: u64, index: &mut Index) {
-    let late = Shared {
+    let late = Arc::new(Shared {
         sys: &Linux,
         pool: Arc::new(Late),
         waker: Arc::new(Late),
-    };
+    });
     // Duplicates of a descriptor share one state here, too.
-    let mut adopted: HashMap<*const Socket, Arc<Entry>> = HashMap::new();
+    let mut adopted: HashMap<*const Socket, Arc<Socket>> = HashMap::new();
     for slot in slots() {
-        let Some(entry) = slot.load_full().filter(|entry| entry.epoch == parent) else {
+        let Some(theirs) = slot.load_full().filter(|socket| socket.is_of(parent)) else {
             continue;
         };
-        let old = Arc::as_ptr(&entry.socket);
+        let old = Arc::as_ptr(&theirs);
         if !adopted.contains_key(&old)
-            && let Some(socket) = entry.socket.in_child(late.clone())
+            && let Some(own) = theirs.in_child(Arc::clone(&late), fork_guard::epoch())
         {
-            let new = Arc::new(Entry {
-                socket: Arc::new(socket),
-                epoch: fork_guard::epoch(),
-                identity: entry.identity,
-            });
-            if let Some(identity) = new.identity {
-                index.insert(identity, Arc::downgrade(&new));
+            let own = Arc::new(own);
+            if let Some(identity) = own.identity() {
+                index.insert(identity, Arc::downgrade(&own));
             }
-            adopted.insert(old, new);
+            adopted.insert(old, own);
         }
-        if let Some(new) = adopted.get(&old) {
-            slot.store(Some(Arc::clone(new)));
+        if let Some(own) = adopted.get(&old) {
+            slot.store(Some(Arc::clone(own)));
         }
         let mut parents = PARENTS.lock().unwrap_or_else(PoisonError::into_inner);
-        parents.push(entry);
+        parents.push(theirs);
     }
 }
 
@@ -89,4 +86,4 @@ impl Engine for Late {
 
 /// In a child, what it has from its parent: never dropped, as threads that are not here may have
 /// stopped in the middle of it.
-static PARENTS: Mutex<Vec<Arc<Entry>>> = Mutex::new(Vec::new());
+static PARENTS: Mutex<Vec<Arc<Socket>>> = Mutex::new(Vec::new());

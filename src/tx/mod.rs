@@ -75,7 +75,6 @@ pub trait Waker: Send + Sync {
 }
 
 /// What all connections of a process share.
-#[derive(Clone)]
 pub struct Shared {
     /// The kernel.
     pub sys: &'static dyn Sys,
@@ -100,7 +99,7 @@ pub struct Settings {
 
 /// One connection's transmit direction.
 pub struct Connection {
-    shared: Shared,
+    shared: Arc<Shared>,
     settings: Settings,
     /// Names the connection to the worker; never reused in a process.
     id: u64,
@@ -160,7 +159,7 @@ struct Sender {
     max_payload: usize,
     pace: Pace,
     /// Fingerprints of the keys before the present ones.
-    used: Vec<u64>,
+    used: Box<[u64]>,
 }
 
 /// What `uktls_get_info` reports of a connection.
@@ -194,7 +193,7 @@ impl Connection {
     /// # Errors
     /// [`Error::CipherMissing`] if no AEAD implementation has the cipher.
     pub fn new(
-        shared: Shared,
+        shared: Arc<Shared>,
         settings: Settings,
         fd: RawFd,
         keys: TrafficKeys,
@@ -210,7 +209,7 @@ impl Connection {
             sealed: 0,
             max_payload: MAX_PLAINTEXT,
             pace: Pace::default(),
-            used: Vec::new(),
+            used: Box::default(),
         };
         STATS.tx_sw.add(1);
         let connection = Self::assemble(shared, settings, fd, Some(Mutex::new(sender)), pending);
@@ -218,7 +217,7 @@ impl Connection {
     }
 
     fn assemble(
-        shared: Shared,
+        shared: Arc<Shared>,
         settings: Settings,
         fd: RawFd,
         sender: Option<Mutex<Sender>>,
@@ -541,7 +540,7 @@ impl Sender {
         // Nothing can fail after this line.
         self.sealer = Arc::new(RecordSealer::new(&keys, choice)?);
         if old != new {
-            self.used.push(old);
+            self.used = self.used.iter().copied().chain([old]).collect();
         }
         self.numbers = keys.numbers();
         self.keys = SecretBox::new(keys);

@@ -35,7 +35,11 @@ impl Connection {
     /// In the child: a connection of its own on the same shared state. `self` is the parent's,
     /// whose locks may be held by threads that are not here; the caller leaks it.
     #[must_use]
-    pub fn in_child(&self, shared: Shared, pending: Arc<PendingError>) -> Option<Arc<Connection>> {
+    pub fn in_child(
+        &self,
+        shared: Arc<Shared>,
+        pending: Arc<PendingError>,
+    ) -> Option<Arc<Connection>> {
         let joint = self.joint().filter(|_| !self.is(CLOSING))?;
         let joint = Joint::new(joint.memory.in_child(), joint.suite);
         let connection = Connection::assemble(shared, self.settings, self.fd(), None, pending);

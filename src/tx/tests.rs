@@ -128,11 +128,11 @@ impl Setup {
     pub(super) fn new(engine: Kind, version: Version, cipher: Cipher, blocking: bool) -> Setup {
         let sys: &'static FakeSys = Box::leak(Box::default());
         sys.0.lock().unwrap().blocking = blocking;
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             sys,
             pool: Arc::new(Pool::new(2)),
             waker: Arc::new(TestWorker(sys)),
-        };
+        });
         let settings = Settings {
             engine,
             aead: Choice::Auto,
