@@ -211,6 +211,22 @@ struct uktls_info {
     uint64_t rx_records;
     /* Plaintext bytes delivered to the program. */
     uint64_t rx_bytes;
+    /* TlsDecryptError, of this connection; and so on. */
+    uint64_t tls_decrypt_error;
+    /* TlsDecryptRetry. */
+    uint64_t tls_decrypt_retry;
+    /* TlsRxNoPadViolation. */
+    uint64_t tls_rx_no_pad_violation;
+    /* TlsRxRekeyOk. */
+    uint64_t tls_rx_rekey_ok;
+    /* TlsRxRekeyError. */
+    uint64_t tls_rx_rekey_error;
+    /* TlsTxRekeyOk. */
+    uint64_t tls_tx_rekey_ok;
+    /* TlsTxRekeyError. */
+    uint64_t tls_tx_rekey_error;
+    /* TlsRxRekeyReceived. */
+    uint64_t tls_rx_rekey_received;
 };
 
 #ifdef __cplusplus

@@ -78,6 +78,25 @@ pub struct Info {
     pub records: u64,
     /// Plaintext bytes delivered.
     pub bytes: u64,
+    /// The rest, named as the process's counters are.
+    pub tally: Tally,
+}
+
+/// Counters of one direction, named as those of the process are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// `TlsDecryptError`.
+    pub decrypt_error: u64,
+    /// `TlsDecryptRetry`.
+    pub decrypt_retry: u64,
+    /// `TlsRxNoPadViolation`.
+    pub rx_no_pad_violation: u64,
+    /// `TlsRxRekeyOk`.
+    pub rx_rekey_ok: u64,
+    /// `TlsRxRekeyError`.
+    pub rx_rekey_error: u64,
+    /// `TlsRxRekeyReceived`.
+    pub rx_rekey_received: u64,
 }
 
 /// What waits in a connection, as `poll` tells it.
@@ -177,11 +196,15 @@ impl Receiver {
         match result {
             Ok(()) => {
                 STATS.rx_rekey_ok.add(1);
+                records.tally.rx_rekey_ok += 1;
                 // Lowers the mark again, which wakes whoever waits for what has come meanwhile.
                 entered.look();
                 entered.settle();
             }
-            Err(_) => STATS.rx_rekey_error.add(1),
+            Err(_) => {
+                STATS.rx_rekey_error.add(1);
+                records.tally.rx_rekey_error += 1;
+            }
         }
         result
     }
@@ -215,6 +238,7 @@ impl Receiver {
             number: entered.records.number(),
             records: self.records.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
+            tally: entered.records.tally,
         })
     }
 

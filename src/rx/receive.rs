@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::records::{Found, Opened};
-use super::{Entered, Receiver};
+use super::{Entered, Receiver, Tally};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
@@ -183,7 +183,7 @@ impl Receiver {
             let opened = state.open(wire);
             self.opened(opened.as_ref().err())?;
             let record = opened?;
-            self.count_padding(&record, call.request.peek, space);
+            self.count_padding(&mut state.tally, &record, call.request.peek, space);
             state.keep(record);
         }
     }
@@ -205,16 +205,18 @@ impl Receiver {
 
     /// ST-4 to ST-6: in no-pad mode the kernel opens data into the program's memory and begins
     /// again when it finds something else; the counters tell a peer that makes it do so.
-    fn count_padding(&self, record: &Opened, peek: bool, space: usize) {
+    fn count_padding(&self, tally: &mut Tally, record: &Opened, peek: bool, space: usize) {
         if !self.expects_no_pad() || peek || record.rest().len() > space {
             return;
         }
         let control = record.content_type != APPLICATION_DATA;
         if control || record.is_padded() {
             STATS.decrypt_retry.add(1);
+            tally.decrypt_retry += 1;
         }
         if record.is_padded() {
             STATS.rx_no_pad_violation.add(1);
+            tally.rx_no_pad_violation += 1;
         }
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 
 use rustix::io::Errno;
 
+use super::Tally;
 use super::shared::Session;
 use super::window::{Filled, Window};
 use crate::aead::{Choice, Cipher, Provider, RecordOpener, TrafficKeys};
@@ -161,6 +162,7 @@ pub(super) struct Records {
     stop_told: bool,
     /// The socket's `SO_RCVLOWAT`.
     mark: usize,
+    pub(super) tally: Tally,
 }
 
 impl Records {
@@ -180,6 +182,7 @@ impl Records {
             stop_announced: false,
             stop_told: false,
             mark: 1,
+            tally: Tally::default(),
         })
     }
 
@@ -417,6 +420,7 @@ impl Records {
                     // RK-6.
                     self.rekey_at = Some(self.numbers.peek().rec_seq.saturating_add(1));
                     STATS.rx_rekey_received.add(1);
+                    self.tally.rx_rekey_received += 1;
                 }
                 let (number, padded) = (self.numbers.peek(), self.is_padded(wire, len));
                 let (wire, taken) = self.commit(wire);
@@ -473,12 +477,12 @@ impl Records {
             }
             _ => self.opener.open(number, &known[..wire], out),
         };
-        result.inspect_err(|error| {
-            // ST-3: padding without a content type is no authentication failure.
-            if *error == Error::SealFailed {
-                STATS.decrypt_error.add(1);
-            }
-        })
+        // ST-3: padding without a content type is no authentication failure.
+        if result == Err(Error::SealFailed) {
+            STATS.decrypt_error.add(1);
+            self.tally.decrypt_error += 1;
+        }
+        result
     }
 
     fn is_padded(&self, wire: usize, len: usize) -> bool {

@@ -128,6 +128,9 @@ pub struct Connection {
     /// last record is out, as nobody else may.
     owned: Mutex<Option<(OwnedFd, Arc<Connection>)>>,
     watched: AtomicBool,
+    /// Attempts of this process to change the keys, for the statistics.
+    rekeys_ok: AtomicU32,
+    rekeys_refused: AtomicU32,
 }
 
 /// What is known of the stream without a lock.
@@ -244,6 +247,8 @@ impl Connection {
             room: Event::default(),
             owned: Mutex::new(None),
             watched: AtomicBool::new(false),
+            rekeys_ok: AtomicU32::new(0),
+            rekeys_refused: AtomicU32::new(0),
         }
     }
 
@@ -301,8 +306,14 @@ impl Connection {
             (None, None) => Err(Error::NotRecoverable),
         };
         match result {
-            Ok(()) => STATS.tx_rekey_ok.add(1),
-            Err(_) => STATS.tx_rekey_error.add(1),
+            Ok(()) => {
+                STATS.tx_rekey_ok.add(1);
+                self.rekeys_ok.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {
+                STATS.tx_rekey_error.add(1);
+                self.rekeys_refused.fetch_add(1, Ordering::Relaxed);
+            }
         }
         result
     }
@@ -388,6 +399,14 @@ impl Connection {
         let accepted = counts.accepted.load(Ordering::Acquire);
         // In shared memory a sender may have died between the two.
         accepted.saturating_sub(handed)
+    }
+
+    /// Attempts of this process to change the keys: those that succeeded, and those refused.
+    pub fn rekeys(&self) -> (u64, u64) {
+        (
+            self.rekeys_ok.load(Ordering::Relaxed).into(),
+            self.rekeys_refused.load(Ordering::Relaxed).into(),
+        )
     }
 
     /// The worker's name for this connection.
