@@ -377,11 +377,13 @@ static void test_mt2_fork_beside_a_sleeper(void **state)
 {
     (void)state;
     for (int round = 0; round < 4; round++) {
-        int fd[2];
+        int fd[2], pipes[2];
         struct receiver r;
         struct keys keys = round % 2 ? tls12_keys() : tls13_keys();
         uint64_t counts[256];
         pid_t child;
+        char ready;
+        assert_ok(pipe(pipes));
         small_tls_pair(fd, &keys, &r);
         struct writer sleeper = {.fd = fd[0], .mark = 1, .calls = 1, .len = 2 << 20};
         writer_start(&sleeper);
@@ -390,15 +392,19 @@ static void test_mt2_fork_beside_a_sleeper(void **state)
         if (fork_child(&child)) {
             /* MT-3: a call that does not wait says so. */
             CHECK(tls_send(fd[0], "x", 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+            CHECK(write(pipes[1], "x", 1) == 1);
             CHECK(send_marked(fd[0], 2, 1, 100000, 0));
             if (round < 2)
                 exit(0);
             die();
         }
+        assert_returns(read(pipes[0], &ready, 1), 1);
         assert_int_equal(count_marks(&r, (2 << 20) + 100000, counts), 2);
         assert_int_equal(counts[2], 100000);
         writer_finish(&sleeper);
         expect_success(child);
+        close(pipes[0]);
+        close(pipes[1]);
         close_both(fd);
     }
 }

@@ -18,7 +18,7 @@ use super::send::{Patience, SendFlags, Source, conclude, signalled};
 use super::shared::{ASLEEP, FIN_DUE, Joint, LAST, LEFT, Locked, MEMBER, SHUT};
 use super::transmit::{By, Drain};
 use super::writer::Outcome;
-use super::{Connection, Info};
+use super::{BROKEN, Connection, Info};
 use crate::engine::Buffer;
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -184,7 +184,7 @@ impl Connection {
                 Err(Error::WouldBlock)
             };
             // The worker goes on where this call gives up.
-            slept.inspect_err(|_| self.shared.waker.watch(self))?;
+            slept.inspect_err(|_| self.watch_shared())?;
             self.check()?;
         }
     }
@@ -240,6 +240,8 @@ impl Connection {
     /// Hands what is queued to the kernel without waiting.
     pub(super) fn transmit_shared(self: &Arc<Self>, joint: &Joint, by: By) -> Outcome {
         let outcome = match self.lock_joint(joint) {
+            // Closed here; the others may go on.
+            Ok(_) if self.is(BROKEN) => Outcome::Failed(Errno::PIPE),
             Ok(mut locked) => locked.transmit(by),
             Err(error) => Outcome::Failed(error.errno()),
         };
@@ -248,9 +250,19 @@ impl Connection {
         outcome
     }
 
+    /// Has the worker wait for room, unless this process has closed the connection: what another
+    /// one has left in the queue is not its business then.
+    fn watch_shared(self: &Arc<Self>) {
+        self.shared.waker.watch(self);
+        if self.is(BROKEN) {
+            // Closed meanwhile, perhaps before the worker knew of it.
+            self.shared.waker.forget(self, self.fd());
+        }
+    }
+
     fn watch_if_refused(self: &Arc<Self>, outcome: Outcome) {
         if outcome == Outcome::Refused {
-            self.shared.waker.watch(self);
+            self.watch_shared();
         }
     }
 
