@@ -7,6 +7,7 @@
 #include "harness.h"
 
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 enum { CALL_LEN = 400000 };
 
@@ -262,6 +263,55 @@ static void test_mt8_kill(void **state)
             assert_true(ones == 0 || r.data[r.len - 1] == 1);
         }
         writer_finish(&own);
+        expect_pending(fd[0], 0);
+        close_both(fd);
+    }
+}
+
+struct heir {
+    struct writer writer;
+    pid_t child;
+    int status;
+};
+
+static void *heir_main(void *argument)
+{
+    struct heir *heir = argument;
+    waitpid(heir->child, &heir->status, 0);
+    return writer_main(&heir->writer);
+}
+
+/* MT-8: killed at full speed, so mostly while it seals or transmits: not a record is lost, and none is
+ * sent twice. The timer ends the child as any signal would. */
+static void test_mt8_killed_at_work(void **state)
+{
+    (void)state;
+    for (int round = 0; round < (under_valgrind() ? 6 : 60); round++) {
+        int fd[2];
+        struct receiver r;
+        struct keys keys = round % 2 ? tls12_keys() : tls13_keys();
+        struct heir heir;
+        tcp_pair(fd);
+        assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
+        receiver_init(&r, fd[1], &keys);
+        r.pattern = false;
+        heir.writer = (struct writer){.fd = fd[0], .mark = 1, .calls = 1, .len = 100000};
+        if (fork_child(&heir.child)) {
+            struct itimerval timer = {.it_value.tv_usec = 3000 + round * 211};
+            alarm(0);
+            setitimer(ITIMER_REAL, &timer, NULL);
+            send_marked(fd[0], 9, 100000, 70000, round % 3 ? 0 : MSG_DONTWAIT);
+            _exit(1);
+        }
+        assert_int_equal(pthread_create(&heir.writer.thread, NULL, heir_main, &heir), 0);
+        for (size_t ones = 0; ones < 100000;) {
+            if (receiver_next(&r) != 1)
+                fail_msg("round %d: %s", round, r.fault);
+            for (size_t i = 0; i < r.len; i++)
+                ones += r.data[i] == 1;
+        }
+        writer_finish(&heir.writer);
+        assert_true(WIFSIGNALED(heir.status));
         expect_pending(fd[0], 0);
         close_both(fd);
     }
@@ -619,6 +669,7 @@ int main(void)
         cmocka_unit_test(test_mt7_all_write),
         cmocka_unit_test(test_mt6_open_record),
         cmocka_unit_test(test_mt8_kill),
+        cmocka_unit_test(test_mt8_killed_at_work),
         cmocka_unit_test(test_as20_pending_of_a_child),
         cmocka_unit_test(test_rule1_raw_clone),
         cmocka_unit_test(test_child_has_its_own),
