@@ -7,6 +7,7 @@
 #include "harness.h"
 
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 enum { CALL_LEN = 400000 };
 
@@ -267,6 +268,55 @@ static void test_mt8_kill(void **state)
     }
 }
 
+struct heir {
+    struct writer writer;
+    pid_t child;
+    int status;
+};
+
+static void *heir_main(void *argument)
+{
+    struct heir *heir = argument;
+    waitpid(heir->child, &heir->status, 0);
+    return writer_main(&heir->writer);
+}
+
+/* MT-8: killed at full speed, so mostly while it seals or transmits: not a record is lost, and none is
+ * sent twice. The timer ends the child as any signal would. */
+static void test_mt8_killed_at_work(void **state)
+{
+    (void)state;
+    for (int round = 0; round < (under_valgrind() ? 6 : 60); round++) {
+        int fd[2];
+        struct receiver r;
+        struct keys keys = round % 2 ? tls12_keys() : tls13_keys();
+        struct heir heir;
+        tcp_pair(fd);
+        assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
+        receiver_init(&r, fd[1], &keys);
+        r.pattern = false;
+        heir.writer = (struct writer){.fd = fd[0], .mark = 1, .calls = 1, .len = 100000};
+        if (fork_child(&heir.child)) {
+            struct itimerval timer = {.it_value.tv_usec = 3000 + round * 211};
+            alarm(0);
+            setitimer(ITIMER_REAL, &timer, NULL);
+            send_marked(fd[0], 9, 100000, 70000, round % 3 ? 0 : MSG_DONTWAIT);
+            _exit(1);
+        }
+        assert_int_equal(pthread_create(&heir.writer.thread, NULL, heir_main, &heir), 0);
+        for (size_t ones = 0; ones < 100000;) {
+            if (receiver_next(&r) != 1)
+                fail_msg("round %d: %s", round, r.fault);
+            for (size_t i = 0; i < r.len; i++)
+                ones += r.data[i] == 1;
+        }
+        writer_finish(&heir.writer);
+        assert_true(WIFSIGNALED(heir.status));
+        expect_pending(fd[0], 0);
+        close_both(fd);
+    }
+}
+
 /* Design rule 3: a child that exits with records in the queue has them sent first; AS-20: one that
  * sleeps has them sent by its worker. */
 static void test_as20_pending_of_a_child(void **state)
@@ -377,11 +427,13 @@ static void test_mt2_fork_beside_a_sleeper(void **state)
 {
     (void)state;
     for (int round = 0; round < 4; round++) {
-        int fd[2];
+        int fd[2], pipes[2];
         struct receiver r;
         struct keys keys = round % 2 ? tls12_keys() : tls13_keys();
         uint64_t counts[256];
         pid_t child;
+        char ready;
+        assert_ok(pipe(pipes));
         small_tls_pair(fd, &keys, &r);
         struct writer sleeper = {.fd = fd[0], .mark = 1, .calls = 1, .len = 2 << 20};
         writer_start(&sleeper);
@@ -390,15 +442,19 @@ static void test_mt2_fork_beside_a_sleeper(void **state)
         if (fork_child(&child)) {
             /* MT-3: a call that does not wait says so. */
             CHECK(tls_send(fd[0], "x", 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+            CHECK(write(pipes[1], "x", 1) == 1);
             CHECK(send_marked(fd[0], 2, 1, 100000, 0));
             if (round < 2)
                 exit(0);
             die();
         }
+        assert_returns(read(pipes[0], &ready, 1), 1);
         assert_int_equal(count_marks(&r, (2 << 20) + 100000, counts), 2);
         assert_int_equal(counts[2], 100000);
         writer_finish(&sleeper);
         expect_success(child);
+        close(pipes[0]);
+        close(pipes[1]);
         close_both(fd);
     }
 }
@@ -613,6 +669,7 @@ int main(void)
         cmocka_unit_test(test_mt7_all_write),
         cmocka_unit_test(test_mt6_open_record),
         cmocka_unit_test(test_mt8_kill),
+        cmocka_unit_test(test_mt8_killed_at_work),
         cmocka_unit_test(test_as20_pending_of_a_child),
         cmocka_unit_test(test_rule1_raw_clone),
         cmocka_unit_test(test_child_has_its_own),

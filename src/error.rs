@@ -48,7 +48,7 @@ pub enum Error {
     KeyExpired,
     /// The write side is gone: shut down here, or reset by the peer.
     BrokenPipe,
-    /// Our own fault (a caught panic), or keys that this process may not use (after `fork`).
+    /// Our own fault (a caught panic), or keys that this process may not use (after a raw `clone`).
     NotRecoverable,
 }
 

@@ -115,7 +115,8 @@ pub unsafe extern "C" fn uktls_get_stats(stats: *mut uktls_stats) -> c_int {
 /// Fill in the figures of the connection on `fd`; the caller sets `size` first.
 ///
 /// Returns 0, or -1 with errno: EFAULT `info` is NULL; EINVAL `size` is not that of a known
-/// version; EBADF, ENOTSOCK; ENOPROTOOPT `fd` has no keys; ENOTRECOVERABLE keys set before a fork.
+/// version; EBADF, ENOTSOCK; ENOPROTOOPT `fd` has no keys; ENOTRECOVERABLE keys set before a raw
+/// clone(2).
 /// Any thread may call it. Since 0.1.
 ///
 /// # Safety

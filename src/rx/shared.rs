@@ -80,7 +80,8 @@ impl Joint {
     pub(super) fn enter(&self, sys: &dyn Receive, fd: RawFd) -> Result<Session<'_>> {
         let held = self.memory.lock().map_err(Error::Os)?;
         let mut session = Session { joint: self, held };
-        if session.held.owner_died() {
+        // A panic leaves a step unfinished as well, and is no death.
+        if session.held.owner_died() || self.memory.dropping.load(Ordering::SeqCst) != 0 {
             session.recover(sys, fd);
         }
         Ok(session)
@@ -120,10 +121,10 @@ impl Session<'_> {
 
     /// Puts the next state in force.
     fn replace(&mut self) {
-        // Release: the state is complete in memory before it is the one in force; a holder that is
-        // killed here leaves one or the other.
+        // AcqRel: the state is complete in memory before it is the one in force, and the other one is
+        // not written to before it is not; a holder that is killed here leaves one or the other.
         let next = self.current() as u32 ^ 1;
-        self.joint.memory.current.store(next, Ordering::Release);
+        self.joint.memory.current.swap(next, Ordering::AcqRel);
     }
 
     /// Prepares the next state; returns it for changes.

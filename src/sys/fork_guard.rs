@@ -1,8 +1,8 @@
 //! Which process are we, as far as keys are concerned?
 //!
 //! A (key, nonce) pair must never be used twice (design rule 1), so a process may only seal with
-//! keys that were set in itself. The *epoch* tells: connections remember the one in which they were
-//! set up. It lives in a page that the kernel wipes in every child (`MADV_WIPEONFORK`), so that it
+//! keys that were set in itself, or that the fork handlers have made it share. The *epoch* tells:
+//! connections remember the one in which they were set up or shared. It lives in a page that the kernel wipes in every child (`MADV_WIPEONFORK`), so that it
 //! is also right in a child that came by a raw `clone`, behind the back of `pthread_atfork`.
 
 use std::num::NonZeroU64;

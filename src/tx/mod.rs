@@ -24,10 +24,12 @@ mod open_record;
 mod pace;
 mod queue;
 mod ready_list;
+mod recovery;
 mod send;
 mod share;
 mod shared;
 mod shared_calls;
+mod shared_control;
 mod transmit;
 mod writer;
 

@@ -58,13 +58,13 @@ pub(super) struct Head {
     /// The process whose sender was asleep at the fork, as long as it has the turn.
     pub reserved: AtomicU32,
     /// What the holder of the lock is at.
-    phase: AtomicU32,
+    pub(super) phase: AtomicU32,
     /// Content type of the record that is being sealed.
-    sealing: AtomicU32,
+    pub(super) sealing: AtomicU32,
     /// Which of the two states is in force.
     current: AtomicU32,
     /// Bytes written to the socket before the queue's first, as the kernel counts.
-    written_before: Option<u64>,
+    pub(super) written_before: Option<u64>,
 }
 
 /// What only the holder of the lock touches: the state in force, and the next one.
@@ -151,9 +151,9 @@ impl Connection {
 
 /// The lock is held.
 pub(super) struct Locked<'a> {
-    held: Held<'a, States>,
-    joint: &'a Joint,
-    connection: &'a Arc<Connection>,
+    pub(super) held: Held<'a, States>,
+    pub(super) joint: &'a Joint,
+    pub(super) connection: &'a Arc<Connection>,
 }
 
 impl Locked<'_> {
@@ -176,7 +176,7 @@ impl Locked<'_> {
         zeroize::Zeroize::zeroize(&mut next.keys);
     }
 
-    fn head(&self) -> &Head {
+    pub(super) fn head(&self) -> &Head {
         &self.joint.memory
     }
 
@@ -215,78 +215,17 @@ impl Locked<'_> {
         Ok(())
     }
 
-    fn enter(&self, phase: u32) {
+    pub(super) fn enter(&self, phase: u32) {
         // AcqRel: what is written before stays before, what after, after, for whoever looks at it
         // when we have died.
         self.head().phase.swap(phase, Ordering::AcqRel);
     }
 
-    fn recover(&mut self) {
-        // Another phase only while the lock is held; so its holder is gone, by death or by a panic.
-        let phase = self.head().phase.load(Ordering::Acquire);
-        if phase != IDLE {
-            log::warn!("connection {}: a sender died", self.connection.id);
-            match phase {
-                SENDING => self.finish_sending(),
-                _ => self.finish_sealing(),
-            }
-        }
-        if self.held.owner_died() || phase != IDLE {
-            self.recount();
-            self.enter(IDLE);
-        }
-        if self.head().is(DEAD) && self.state().queue.len() > 0 {
-            self.clear();
-        }
-    }
-
-    /// How much of the queue did the kernel take?
-    fn finish_sending(&mut self) {
-        let queue = self.state().queue;
-        let written = self.connection.shared.sys.written(self.connection.fd());
-        let taken = written
-            .zip(self.head().written_before)
-            .and_then(|(now, before)| now.checked_sub(before)?.checked_sub(queue.wire))
-            .and_then(|taken| usize::try_from(taken).ok())
-            .filter(|taken| *taken <= queue.len());
-        match taken {
-            Some(taken) => {
-                let after = queue.without(self.ring(), taken, self.overhead());
-                self.change(|state| state.queue = after);
-            }
-            None => self.die(Error::NotRecoverable.errno()),
-        }
-    }
-
-    /// The record that was being sealed, unless it has just got into the queue.
-    fn finish_sealing(&mut self) {
-        let content_type = self.head().sealing.load(Ordering::Acquire);
-        let broken = self.head().counts.error.load(Ordering::Acquire) != 0;
-        if self.state().open_len > 0 && !broken {
-            // What fails now is in the sticky error.
-            let _ = self.seal_open(u8::try_from(content_type).unwrap_or(APPLICATION_DATA));
-        }
-    }
-
-    /// The counters that are read without the lock may have been left between two states.
-    fn recount(&self) {
-        let (state, counts) = (self.state(), &self.head().counts);
-        let queued = state.queue.plain_len(self.ring(), self.overhead());
-        let handed = counts.handed_before.load(Ordering::Relaxed) + state.queue.plain;
-        counts.handed.store(handed, Ordering::Release);
-        let accepted = handed + queued + state.open_len as u64;
-        counts.accepted.store(accepted, Ordering::Release);
-        let queued = state.queue.len() as u64;
-        counts.queued.store(queued, Ordering::Release);
-        let records = counts.records_before.load(Ordering::Relaxed) + state.queue.records;
-        counts.records_sent.store(records, Ordering::Relaxed);
-    }
-
-    fn ring(&self) -> &[u8] {
+    pub(super) fn ring(&self) -> &[u8] {
         &self.held.area()[OPEN_LEN..]
     }
 
-    fn overhead(&self) -> usize {
+    pub(super) fn overhead(&self) -> usize {
         let (version, cipher) = self.joint.suite;
         crate::record::Layout::new(version, cipher.nonce_form(version)).overhead()
     }
@@ -296,7 +235,7 @@ impl Locked<'_> {
         self.space(2 * Buffer::LEN).is_some()
     }
 
-    fn space(&self, len: usize) -> Option<usize> {
+    pub(super) fn space(&self, len: usize) -> Option<usize> {
         self.state().queue.space(self.ring().len(), len)
     }
 
@@ -392,12 +331,12 @@ impl Locked<'_> {
     }
 
     /// Nothing goes out any more.
-    fn die(&mut self, errno: Errno) {
+    pub(super) fn die(&mut self, errno: Errno) {
         self.connection.fail(errno);
         self.clear();
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.change(|state| state.queue = state.queue.cleared());
     }
 
@@ -434,31 +373,6 @@ impl Locked<'_> {
     }
 }
 
-#[cfg(test)]
-impl Locked<'_> {
-    /// Dies around a `sendmsg` that takes `taken` bytes.
-    pub(super) fn die_sending(self, taken: usize) {
-        self.enter(SENDING);
-        let [first, _] = self.state().queue.pieces();
-        let first = &self.ring()[first];
-        let bytes = IoSlice::new(&first[..taken.min(first.len())]);
-        let connection = self.connection;
-        let _ = connection.shared.sys.send(connection.fd(), &[bytes]);
-        core::mem::forget(self);
-    }
-
-    /// Dies while it seals the open record.
-    pub(super) fn die_sealing(mut self) {
-        let sealing = &self.head().sealing;
-        sealing.store(APPLICATION_DATA.into(), Ordering::Release);
-        self.enter(SEALING);
-        if let Some(at) = self.space(1) {
-            self.held.parts().1[OPEN_LEN + at] = 0xff;
-        }
-        core::mem::forget(self);
-    }
-}
-
 impl Counts {
     /// For processes that share a connection: as they stand, with `records` more that have gone out
     /// and `queued` bytes in a queue that starts anew.
@@ -487,11 +401,11 @@ pub(super) const FIN_DUE: u32 = 4;
 pub(super) const ASLEEP: u32 = 8;
 
 /// Phases: nothing is half done.
-const IDLE: u32 = 0;
+pub(super) const IDLE: u32 = 0;
 /// The open record is being sealed.
-const SEALING: u32 = 1;
+pub(super) const SEALING: u32 = 1;
 /// The kernel may have taken bytes that the queue still has.
-const SENDING: u32 = 2;
+pub(super) const SENDING: u32 = 2;
 
 pub(super) const MEMBER: u32 = 0;
 pub(super) const LEFT: u32 = 1;
