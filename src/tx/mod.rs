@@ -118,7 +118,8 @@ pub struct Connection {
     pending: Arc<PendingError>,
     /// Moved to shared memory with the rest; see [`Connection::counts`].
     counts: Counts,
-    /// Bits `BROKEN`, `BLOCKED`, `CALLER_POLLS`, `SHUTDOWN`, `CLOSING`, `SLEEPING`.
+    /// Bits `BROKEN`, `BLOCKED`, `CALLER_POLLS`, `SHUTDOWN`, `CLOSING`, `SLEEPING`,
+    /// `PAUSED`.
     state: AtomicU32,
     /// Calls so far, for the worker to see whether the program is quiet.
     calls: AtomicU32,
@@ -598,3 +599,5 @@ const SHUTDOWN: u32 = 8;
 const CLOSING: u32 = 16;
 /// A call sleeps for room.
 const SLEEPING: u32 = 32;
+/// The worker has found the program quiet since the last call.
+const PAUSED: u32 = 64;

@@ -12,7 +12,7 @@ use super::ready_list::Head;
 use super::shared_calls::Rest;
 use super::transmit::By;
 use super::writer::{Outcome, Segment};
-use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, SLEEPING, Sender};
+use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, PAUSED, SLEEPING, Sender};
 use crate::engine::{Buffer, Job, Kind};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -177,7 +177,11 @@ impl Connection {
         self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
         let mut sender = self.private()?;
         let segments_in = || self.shared.sys.segments_in(self.fd());
-        sender.pace.call(Instant::now(), segments_in);
+        if self.is(PAUSED) {
+            self.unset(PAUSED);
+            sender.pace.paused();
+        }
+        sender.pace.call(Instant::now, segments_in);
         self.promise_to_poll(&sender);
         Some(sender)
     }
@@ -401,10 +405,12 @@ impl Connection {
     }
 
     pub(super) fn count_accepted(&self, len: usize) {
-        // Release: pairs with the Acquire in `pending`.
+        let accepted = self.counts.accepted.load(Ordering::Relaxed);
+        // A plain store will do, as only the holder of the sender's lock writes. Release: pairs with
+        // the Acquire in `pending`.
         self.counts
             .accepted
-            .fetch_add(len as u64, Ordering::Release);
+            .store(accepted + len as u64, Ordering::Release);
     }
 
     /// Whether a record of `len` bytes goes to the pool.
@@ -494,6 +500,7 @@ impl Connection {
             return Ok(());
         }
         let out = buffer.head_mut(len);
+        STATS.sealed_inline.add(1);
         self.sealed_here(|| sender.sealer.seal_in_place(number, content_type, out))?;
         self.counts.queued.fetch_add(len as u64, Ordering::Relaxed);
         sender.sealed += 1;
@@ -510,7 +517,6 @@ impl Connection {
     pub(super) fn sealed_here(&self, seal: impl FnOnce() -> Result<()>) -> Result<()> {
         #[cfg(feature = "fault-injection")]
         let seal = || crate::engine::fault::point().and_then(|()| seal());
-        STATS.sealed_inline.add(1);
         seal().inspect_err(|error| self.refuse(error.errno()))
     }
 

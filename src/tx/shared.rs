@@ -36,6 +36,7 @@ use crate::engine::Buffer;
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::record::{RecordNumber, RecordNumbers, Version};
+use crate::stats::STATS;
 use crate::sync::{Mutex, lock};
 use crate::sys::shared::{Held, Shared as Memory};
 
@@ -272,6 +273,7 @@ impl Locked<'_> {
         self.enter(SEALING);
         let (open, ring) = self.held.parts().1.split_at_mut(OPEN_LEN);
         let (plain, out) = (&open[..open_len], &mut ring[at..at + len]);
+        STATS.sealed_inline.add(1);
         let sealed = connection.sealed_here(|| sealer.seal_from(number, content_type, plain, out));
         self.change(|state| {
             state.next = numbers.peek();
