@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Pace {
     last: Option<Instant>,
     streak: u32,
+    /// The streak at which the kernel is asked next; doubles with every answer of the peer.
+    enough: Enough,
     calls: u32,
     asked: Option<Asked>,
 }
@@ -53,8 +55,14 @@ impl Pace {
         } else {
             0
         };
-        if self.streak == STREAK && segments_in().is_some_and(|segments| self.answers(segments)) {
-            self.streak = 0;
+        if self.streak == self.enough.0 {
+            if segments_in().is_some_and(|segments| self.answers(segments)) {
+                self.streak = 0;
+                self.enough.0 = (self.enough.0 * 2).min(STREAK_MAX);
+            } else {
+                self.enough = Enough::default();
+                self.streak = self.streak.max(STREAK);
+            }
         }
         self.streams()
     }
@@ -86,7 +94,16 @@ impl Pace {
 
     /// Whether the last call found the connection streaming.
     pub(crate) fn streams(&self) -> bool {
-        self.streak >= STREAK
+        self.streak >= self.enough.0
+    }
+}
+
+#[derive(Debug)]
+struct Enough(u32);
+
+impl Default for Enough {
+    fn default() -> Self {
+        Enough(STREAK)
     }
 }
 
@@ -101,6 +118,9 @@ const LOOK: u32 = 4;
 /// This many quick calls in a row make a burst. A response written in a few pieces (status line,
 /// headers, body) stays below and is never handed to the worker.
 const STREAK: u32 = 4;
+
+/// The question costs a tenth of a fast exchange, so one that goes on is asked about rarely.
+const STREAK_MAX: u32 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -128,7 +148,7 @@ mod tests {
             assert!(!pace.call(|| now, || Some(heard)));
             heard += 1;
         }
-        let streamed = (0..20).any(|_| {
+        let streamed = (0..2 * STREAK_MAX).any(|_| {
             now += Duration::from_nanos(500);
             pace.call(|| now, || Some(heard))
         });

@@ -189,7 +189,7 @@ impl Connection {
     /// A call that does not stream looks at the list before it returns, so completions need not
     /// transmit; [`Connection::end_call`] or a sleep takes the promise back.
     fn promise_to_poll(&self, sender: &Sender) {
-        if self.settings.engine != Kind::Inline && !sender.pace.streams() {
+        if self.may_hand_off() && !sender.pace.streams() {
             self.set(CALLER_POLLS);
         }
     }
@@ -242,7 +242,7 @@ impl Connection {
     pub(super) fn is_full(&self) -> bool {
         let limit = match self.settings.engine {
             Kind::Threads => self.settings.queue_max,
-            Kind::Auto if self.hands_off(usize::MAX, true) => self.settings.queue_max,
+            Kind::Auto if self.may_hand_off() => self.settings.queue_max,
             _ => BATCH.min(self.settings.queue_max),
         };
         self.is(BLOCKED) || self.counts.queued.load(Ordering::Relaxed) >= limit as u64
@@ -411,6 +411,11 @@ impl Connection {
         self.counts
             .accepted
             .store(accepted + len as u64, Ordering::Release);
+    }
+
+    /// Whether any record ever goes to the pool.
+    fn may_hand_off(&self) -> bool {
+        self.hands_off(usize::MAX, true)
     }
 
     /// Whether a record of `len` bytes goes to the pool.
