@@ -36,7 +36,7 @@ use crate::stats::STATS;
 use crate::sync::{Mutex, lock};
 use crate::sys::receive::Receive;
 
-use records::Records;
+use records::{Found, Records};
 
 pub use receive::{Received, Request};
 
@@ -84,7 +84,8 @@ pub struct Readiness {
 }
 
 impl Receiver {
-    /// Takes `keys` for the socket `fd`, whose unread bytes are records from now on (ATT-19).
+    /// Takes `keys` for the socket `fd`, whose unread bytes are records from now on (ATT-19), and
+    /// whose `SO_RCVLOWAT` was `low_water`.
     ///
     /// # Errors
     /// [`Error::CipherMissing`](crate::error::Error::CipherMissing) if no AEAD implementation has the cipher.
@@ -94,6 +95,7 @@ impl Receiver {
         keys: TrafficKeys,
         choice: Choice,
         pending: Arc<PendingError>,
+        low_water: usize,
     ) -> Result<Arc<Receiver>> {
         let records = Records::new(keys, choice)?;
         STATS.curr_rx_sw.add(1);
@@ -104,7 +106,7 @@ impl Receiver {
             turn: Mutex::new(()),
             state: Mutex::new(records),
             pending,
-            low_water: AtomicUsize::new(1),
+            low_water: AtomicUsize::new(low_water.max(1)),
             no_pad: AtomicBool::new(false),
             choice,
             records: AtomicU64::new(0),
@@ -190,11 +192,36 @@ impl Receiver {
     pub fn readiness(&self) -> Readiness {
         let mut state = lock(&self.state);
         let found = state.look(self.sys, self.fd(), &self.pending);
+        let mut readable = found.is_readable(state.has_opened());
+        if matches!(found, Found::Stopped(_)) && self.pending.peek().is_none() {
+            // SO_ERROR has told of it.
+            state.tell_stop();
+        }
         state.settle(self.sys, self.fd());
+        if !readable && let Ok(ready) = self.ready_now() {
+            if let Some(errno) = ready.error {
+                self.pending.set(errno);
+            }
+            // RX-47, RX-50: the end is readable, whatever stands in front of it.
+            readable = ready.ended;
+            if ready.readable && !ready.ended {
+                // Above the mark, as far as it goes: no room for the rest of the record (RX-6).
+                state.look(self.sys, self.fd(), &self.pending);
+                let _ = state.take_out(self.sys, self.fd());
+                state.settle(self.sys, self.fd());
+            }
+        }
         Readiness {
-            readable: found.is_readable(state.has_opened()),
+            readable,
             error: self.pending.peek().is_some(),
         }
+    }
+
+    /// Whether there is something to be delivered of which the socket holds nothing any more, so
+    /// that the kernel does not know of it.
+    pub fn holds_data(&self) -> bool {
+        let state = lock(&self.state);
+        state.holds_data()
     }
 
     /// The descriptor that this connection reads from.

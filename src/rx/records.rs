@@ -174,6 +174,11 @@ impl Records {
         !self.opened.is_empty()
     }
 
+    /// Whether the oldest opened record is in memory alone, and may be delivered (RK-9).
+    pub(super) fn holds_data(&self) -> bool {
+        self.has_opened() && self.window.ahead() == 0 && !self.rekey_pending
+    }
+
     /// What stands at the head of the queue, asking the socket if it is not known.
     pub(super) fn look(&mut self, sys: &dyn Receive, fd: RawFd, pending: &PendingError) -> Found {
         let mut found = self.outlook();
@@ -398,6 +403,8 @@ impl Records {
             self.window.release();
         }
         let layout = Layout::new(self.keys.version, self.keys.nonce_form());
+        // RX-2, RX-4: so much of a record is looked at, as it may be none.
+        let prefix = layout.prefix_len;
         let mark = match outlook {
             Found::Rekey => usize::MAX,
             Found::Stopped(_) if self.stop_told => usize::MAX,
@@ -405,11 +412,10 @@ impl Records {
                 let taken = self.taken.as_ref().map_or(0, |taken| taken.len);
                 self.window.ahead() + need - taken
             }
-            Found::Nothing if waits => self.window.ahead() + layout.overhead(),
+            Found::Nothing if waits => self.window.ahead() + prefix,
             // Records wait in the socket: a mark that they reach is as good as any, and saves a call.
             _ if self.mark <= self.window.in_socket() => self.mark,
-            // The smallest record, an empty one.
-            _ => layout.overhead(),
+            _ => prefix,
         };
         if mark != self.mark {
             sys.set_low_water(fd, mark);
