@@ -333,7 +333,7 @@ static void test_rx20_every_byte(void **state)
             ssize_t n = tls_recv(fd[1], byte, sizeof byte, 0);
             /* RX-25: a length that has become larger looks like the end. */
             if (!(n == -1 && (errno == EBADMSG || errno == EMSGSIZE || errno == EINVAL || errno == EIO)) &&
-                !(n == 0 && at == 4))
+                !(n == 0 && (at == 3 || at == 4)))
                 fail_msg("byte %zu: %zd (%s)", at, n, strerror(errno));
             close_tls(fd);
         }
@@ -547,6 +547,8 @@ static void test_rx54_urgent(void **state)
     send_sealed(&s, "23:10");
     assert_returns(send(fd[0], "\x17\3\3\0!", 5, MSG_OOB), 5);
     expect_calls(&s, 100, 0, "23:10");
+    /* FIONREAD ends at the urgent byte. */
+    s.rx = -1;
     send_sealed(&s, "23:100");
     assert_ok(shutdown(fd[0], SHUT_WR));
     struct pollfd p = {fd[1], POLLIN | POLLPRI, 0};
