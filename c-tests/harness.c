@@ -169,7 +169,7 @@ static int fetch(struct receiver *r, size_t len)
     return 1;
 }
 
-static const EVP_CIPHER *evp(const struct suite *suite)
+const EVP_CIPHER *suite_evp(const struct suite *suite)
 {
     switch (suite->cipher) {
     case 51: return EVP_aes_128_gcm();
@@ -191,7 +191,7 @@ static bool open_record(const struct receiver *r, const unsigned char *nonce,
     bool ccm = suite->cipher == 53;
     int n = 0;
     EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
-    bool good = ctx && EVP_DecryptInit_ex(ctx, evp(suite), NULL, NULL, NULL) == 1 &&
+    bool good = ctx && EVP_DecryptInit_ex(ctx, suite_evp(suite), NULL, NULL, NULL) == 1 &&
                 EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_IVLEN, 12, NULL) == 1 &&
                 EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, 16,
                                     (void *)(uintptr_t)(sealed + len)) == 1 &&
@@ -204,11 +204,41 @@ static bool open_record(const struct receiver *r, const unsigned char *nonce,
     return good;
 }
 
+size_t explicit_nonce_len(const struct suite *suite)
+{
+    return suite->version == 0x0303 && suite->cipher != 54 ? 8 : 0;
+}
+
+int record_inputs(const struct keys *keys, uint64_t seq, uint64_t iv, const unsigned char *head,
+                  size_t content_len, unsigned char nonce[12], unsigned char aad[13])
+{
+    const struct suite *suite = keys->suite;
+    const unsigned char *salt = keys->info + 4 + suite->iv + suite->key;
+    if (explicit_nonce_len(suite)) {
+        memcpy(nonce, salt, 4);
+        put64(nonce + 4, iv);
+    } else {
+        if (suite->salt)
+            memcpy(nonce, salt, 4);
+        memcpy(nonce + suite->salt, keys->info + 4, suite->iv);
+        put64(nonce + 4, get64(nonce + 4) ^ seq);
+    }
+    if (suite->version == 0x0304) {
+        memcpy(aad, head, 5);
+        return 5;
+    }
+    put64(aad, seq);
+    memcpy(aad + 8, head, 3);
+    aad[11] = (unsigned char)(content_len >> 8);
+    aad[12] = (unsigned char)content_len;
+    return 13;
+}
+
 int receiver_next(struct receiver *r)
 {
     const struct suite *suite = r->keys.suite;
     bool tls13 = suite->version == 0x0304;
-    size_t explicit_nonce = !tls13 && suite->cipher != 54 ? 8 : 0;
+    size_t explicit_nonce = explicit_nonce_len(suite);
     size_t overhead = explicit_nonce + 16 + tls13;
     unsigned char nonce[12], aad[13];
 
@@ -228,29 +258,11 @@ int receiver_next(struct receiver *r)
     r->type = r->raw[0];
     r->len = length - overhead;
 
-    if (explicit_nonce) {
-        if (get64(r->raw + 5) != r->iv)
-            return fault(r, "explicit nonce %016llx, not %016llx",
-                         (unsigned long long)get64(r->raw + 5), (unsigned long long)r->iv);
-        memcpy(nonce, r->keys.info + 4 + suite->iv + suite->key, 4);
-        put64(nonce + 4, r->iv);
-    } else {
-        if (suite->salt)
-            memcpy(nonce, r->keys.info + 4 + suite->iv + suite->key, 4);
-        memcpy(nonce + suite->salt, r->keys.info + 4, suite->iv);
-        put64(nonce + 4, get64(nonce + 4) ^ r->seq);
-    }
-    int aad_len = 5;
-    if (tls13) {
-        memcpy(aad, r->raw, 5);
-    } else {
-        put64(aad, r->seq);
-        memcpy(aad + 8, r->raw, 3);
-        aad[11] = (unsigned char)(r->len >> 8);
-        aad[12] = (unsigned char)r->len;
-        aad_len = 13;
-    }
-    bool opened = evp(suite) != NULL;
+    if (explicit_nonce && get64(r->raw + 5) != r->iv)
+        return fault(r, "explicit nonce %016llx, not %016llx",
+                     (unsigned long long)get64(r->raw + 5), (unsigned long long)r->iv);
+    int aad_len = record_inputs(&r->keys, r->seq, r->iv, r->raw, r->len, nonce, aad);
+    bool opened = suite_evp(suite) != NULL;
     if (opened && !open_record(r, nonce, aad, aad_len, r->raw + 5 + explicit_nonce,
                                (int)(r->len + tls13), r->data))
         return fault(r, "does not open as number %llu (type %d, %zu bytes)",
@@ -539,6 +551,14 @@ static int group_teardown(void **state)
     (void)state;
     alarm(0);
     return 0;
+}
+
+int run_once(const char *file, const struct CMUnitTest *tests, size_t count)
+{
+    (void)pattern(0, 1);
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    printf("%s\n", file);
+    return _cmocka_run_group_tests(file, tests, count, group_setup, group_teardown);
 }
 
 int run_engines(const char *file, const struct CMUnitTest *tests, size_t count)

@@ -94,6 +94,15 @@ struct receiver {
     char fault[256];
 };
 
+/* Nonce and additional data of a record with `content_len` bytes of content in all; returns the
+ * length of the latter. `head` is the record's header, `iv` its explicit nonce, if it has one. */
+int record_inputs(const struct keys *keys, uint64_t seq, uint64_t iv, const unsigned char *head,
+                  size_t content_len, unsigned char nonce[12], unsigned char aad[13]);
+/* Bytes of the explicit nonce: 8 or 0. */
+size_t explicit_nonce_len(const struct suite *suite);
+/* OpenSSL's cipher; NULL if it has none for the suite. */
+const struct evp_cipher_st *suite_evp(const struct suite *suite);
+
 void receiver_init(struct receiver *r, int fd, const struct keys *keys);
 /* From the next record on other keys. */
 void receiver_rekey(struct receiver *r, const struct keys *keys);
@@ -172,5 +181,9 @@ void use_engine(int engine);
 const char *engine_name(int engine);
 
 #define RUN_ENGINES(file, tests) run_engines(file, tests, sizeof(tests) / sizeof((tests)[0]))
+
+/* Runs the tests once: nothing in them depends on the engine. */
+int run_once(const char *file, const struct CMUnitTest *tests, size_t count);
+#define RUN_ONCE(file, tests) run_once(file, tests, sizeof(tests) / sizeof((tests)[0]))
 
 #endif

@@ -105,8 +105,12 @@ pub unsafe extern "C" fn tls_setsockopt(
 ) -> c_int {
     guard(fd, || {
         let len = optlen as usize;
-        // SAFETY: our caller promises NULL or `optlen` readable bytes.
-        let value = unsafe { bytes(optval.cast(), len) };
+        let value = match i32::try_from(optlen) {
+            // SAFETY: our caller promises NULL or `optlen` readable bytes.
+            Ok(_) => unsafe { bytes(optval.cast(), len) },
+            // A negative length, says the kernel.
+            Err(_) => Err(Error::Invalid),
+        };
         match (level, optname) {
             (SOL_TCP, TCP_ULP) if is_tls(value)? => {
                 fork::install();
@@ -343,6 +347,8 @@ fn get_ours(
                 Answer::Int(value.to_ne_bytes())
             }));
     }
+    // What is negative is as short as nothing.
+    let len = if negative { 0 } else { len };
     get_tls(socket, optname, is_null, len).map(Some)
 }
 

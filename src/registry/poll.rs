@@ -4,9 +4,10 @@
 //! header nobody has read. So a socket that it calls readable is looked at, which raises its
 //! low-water mark if the record is not complete, and the wait goes on (design rule 4).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{entry, is_ours};
+use super::{Socket, entry, is_ours};
 use crate::error::{Error, Result};
 use crate::sys::net;
 
@@ -16,51 +17,89 @@ use crate::sys::net;
 /// As `poll(2)`.
 pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut error = false;
-    for poll in fds.iter().filter(|poll| is_ours(poll.fd)) {
-        let Ok(found) = entry(poll.fd) else { continue };
-        let Ok(socket) = found.get() else { continue };
+    let mut at_once = false;
+    for poll in fds.iter() {
+        let Some(socket) = tls(poll) else { continue };
         if let Some(connection) = socket.tx() {
             connection.push();
         }
-        error |= socket.has_error();
+        // TX-53, RX-51, and what the kernel does not know of: something is to be told at once.
+        at_once |= socket.has_error() || holds_data(poll, &socket);
     }
+    let mut rounds = 0;
     loop {
-        let left = match error {
-            // TX-53, RX-51: something is to be told at once.
+        let left = match at_once {
             true => Some(Duration::ZERO),
             false => deadline
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()))
                 .or(timeout),
         };
-        let ready = net::poll(fds, left).map_err(Error::from)?;
+        let ready = match rounds > PATIENT {
+            false => net::poll(fds, left).map_err(Error::from)?,
+            true => poll_others(fds, left)?,
+        };
         let mut events = 0;
         for poll in fds.iter_mut() {
             correct(poll);
             events += usize::from(poll.revents != 0);
         }
+        let is_over = left == Some(Duration::ZERO);
         // Nothing was ready, or what was ready is: else the wait goes on for the time that is left.
-        if events > 0 || ready == 0 || left == Some(Duration::ZERO) {
+        if events > 0 || is_over || (ready == 0 && rounds <= PATIENT) {
             return Ok(events);
         }
+        rounds = if ready == 0 { 0 } else { rounds + 1 };
     }
+}
+
+/// Waits for a short while for other events than those that the kernel keeps reporting and that
+/// are none: its low-water mark goes no higher than half of the receive buffer. Then looks again at
+/// all.
+fn poll_others(fds: &mut [libc::pollfd], left: Option<Duration>) -> Result<usize> {
+    let mut others = fds.to_vec();
+    for poll in &mut others {
+        if tls(poll).is_some_and(|socket| socket.rx().is_some()) {
+            poll.events &= !READABLE;
+        }
+    }
+    let pause = left.map_or(PAUSE, |left| left.min(PAUSE));
+    net::poll(&mut others, Some(pause)).map_err(Error::from)?;
+    net::poll(fds, Some(Duration::ZERO)).map_err(Error::from)
 }
 
 /// Makes the kernel's answer for one descriptor that of a kernel TLS socket.
 fn correct(poll: &mut libc::pollfd) {
-    const READABLE: i16 = libc::POLLIN | libc::POLLRDNORM;
-    if !is_ours(poll.fd) {
-        return;
+    let Some(socket) = tls(poll) else { return };
+    if let Some(receiver) = socket.rx()
+        && poll.revents & READABLE != 0
+        && poll.revents & (libc::POLLHUP | libc::POLLRDHUP) == 0
+        && !receiver.readiness().readable
+    {
+        poll.revents &= !READABLE;
     }
-    let Ok(found) = entry(poll.fd) else { return };
-    let Ok(socket) = found.get() else { return };
-    if let Some(receiver) = socket.rx().filter(|_| poll.revents & READABLE != 0) {
-        // The end of the stream is readable, whatever stands in front of it (RX-50).
-        if poll.revents & (libc::POLLHUP | libc::POLLRDHUP) == 0 && !receiver.readiness().readable {
-            poll.revents &= !READABLE;
-        }
+    if holds_data(poll, &socket) {
+        poll.revents |= poll.events & READABLE;
     }
     if socket.has_error() {
         poll.revents |= libc::POLLERR;
     }
 }
+
+fn holds_data(poll: &libc::pollfd, socket: &Socket) -> bool {
+    poll.events & READABLE != 0 && socket.rx().is_some_and(|receiver| receiver.holds_data())
+}
+
+fn tls(poll: &libc::pollfd) -> Option<Arc<Socket>> {
+    if !is_ours(poll.fd) {
+        return None;
+    }
+    entry(poll.fd).ok()?.get().ok().cloned()
+}
+
+const READABLE: i16 = libc::POLLIN | libc::POLLRDNORM;
+
+/// So many times in a row the kernel may report what is nothing: a record in many pieces.
+const PATIENT: u32 = 8;
+
+/// From then on, the time between two looks.
+const PAUSE: Duration = Duration::from_millis(10);

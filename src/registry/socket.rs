@@ -136,7 +136,8 @@ impl Socket {
 
     fn start_receiving(&self, fd: RawFd, keys: TrafficKeys) -> Result<()> {
         let (sys, choice) = (receive::Linux::of(fd), super::config().aead);
-        let receiver = Receiver::new(sys, fd, keys, choice, Arc::clone(&self.pending))?;
+        let low_water = crate::sys::net::low_water(fd);
+        let receiver = Receiver::new(sys, fd, keys, choice, Arc::clone(&self.pending), low_water)?;
         let first = self.rx.set(receiver).is_ok();
         debug_assert!(first, "`setup` is held");
         Ok(())

@@ -109,7 +109,8 @@ pub struct Readiness {
 }
 
 impl Receiver {
-    /// Takes `keys` for the socket `fd`, whose unread bytes are records from now on (ATT-19).
+    /// Takes `keys` for the socket `fd`, whose unread bytes are records from now on (ATT-19), and
+    /// whose `SO_RCVLOWAT` was `low_water`.
     ///
     /// # Errors
     /// [`Error::CipherMissing`](crate::error::Error::CipherMissing) if no AEAD implementation has the cipher.
@@ -119,8 +120,9 @@ impl Receiver {
         keys: TrafficKeys,
         choice: Choice,
         pending: Arc<PendingError>,
+        low_water: usize,
     ) -> Result<Arc<Receiver>> {
-        let receiver = Self::assemble(sys, fd, keys, choice, pending)?;
+        let receiver = Self::assemble(sys, fd, keys, choice, pending, low_water)?;
         STATS.rx_sw.add(1);
         let mut entered = receiver.enter()?;
         // CI-9: a bad header that is there already is an error from now on.
@@ -132,8 +134,8 @@ impl Receiver {
 
     /// The same for a child that has the connection from its parent.
     fn inherit(&self, keys: TrafficKeys, pending: Arc<PendingError>) -> Result<Arc<Receiver>> {
-        let child = Self::assemble(self.sys, self.fd(), keys, self.choice, pending)?;
-        child.set_low_water(self.low_water());
+        let (fd, low_water) = (self.fd(), self.low_water());
+        let child = Self::assemble(self.sys, fd, keys, self.choice, pending, low_water)?;
         child.expect_no_pad(self.expects_no_pad());
         Ok(child)
     }
@@ -144,6 +146,7 @@ impl Receiver {
         keys: TrafficKeys,
         choice: Choice,
         pending: Arc<PendingError>,
+        low_water: usize,
     ) -> Result<Arc<Receiver>> {
         let suite = (keys.version, keys.cipher);
         let records = Records::new(keys, choice)?;
@@ -154,7 +157,7 @@ impl Receiver {
             turn: Mutex::new(()),
             state: Mutex::new(records),
             pending,
-            low_water: AtomicUsize::new(1),
+            low_water: AtomicUsize::new(low_water.max(1)),
             no_pad: AtomicBool::new(false),
             choice,
             suite,
@@ -274,11 +277,35 @@ impl Receiver {
             };
         };
         let found = entered.look();
+        let mut readable = found.is_readable(entered.records.has_opened());
+        if matches!(found, Found::Stopped(_)) && self.pending.peek().is_none() {
+            // SO_ERROR has told of it.
+            entered.records.tell_stop();
+        }
         entered.settle();
+        if !readable && let Ok(ready) = self.ready_now() {
+            if let Some(errno) = ready.error {
+                self.pending.set(errno);
+            }
+            // RX-47, RX-50: the end is readable, whatever stands in front of it.
+            readable = ready.ended;
+            if ready.readable && !ready.ended {
+                // Above the mark, as far as it goes: no room for the rest of the record (RX-6).
+                entered.look();
+                let _ = entered.records.take_out(&mut entered.io);
+                entered.settle();
+            }
+        }
         Readiness {
-            readable: found.is_readable(entered.records.has_opened()),
+            readable,
             error: self.pending.peek().is_some(),
         }
+    }
+
+    /// Whether there is something to be delivered of which the socket holds nothing any more, so
+    /// that the kernel does not know of it.
+    pub fn holds_data(&self) -> bool {
+        lock(&self.state).holds_data()
     }
 
     /// The descriptor that this connection reads from.

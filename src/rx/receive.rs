@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
 use crate::sync::{MutexGuard, lock, try_lock};
+use crate::sys::receive::Ready;
 use crate::sys::robust::RobustGuard;
 use crate::sys::scatter::Destination;
 
@@ -246,6 +247,10 @@ impl Receiver {
         }
         if let Found::Stopped(errno) = found {
             entered.records.tell_stop();
+            // RX-4: told of, and the stream has ended since.
+            if matches!(self.ready_now(), Ok(ready) if ready.ended) {
+                return Ok((entered, Ok(false)));
+            }
             // RX-4: only a call that does not wait is told EAGAIN; the kernel lets others hang.
             let error = match patience.sleeps() {
                 true => Error::from(errno),
@@ -265,7 +270,12 @@ impl Receiver {
             Ok(ready) => ready,
             Err(error) => return Ok((entered, Err(error))),
         };
+        if let Some(errno) = ready.error {
+            self.pending.set(errno);
+        }
         let result = match entered.look() {
+            // Told by the next turn of the caller's loop, if nothing is ready (RX-23).
+            _ if ready.error.is_some() => Ok(true),
             // RX-25: the rest will not come.
             Found::Incomplete(_) | Found::Nothing if ready.ended => Ok(false),
             Found::Incomplete(_) if ready.readable => {
@@ -279,12 +289,13 @@ impl Receiver {
         Ok((entered, result))
     }
 
-    fn sleep(&self, patience: &mut Patience<'_>) -> Result<crate::sys::receive::Ready> {
+    pub(super) fn ready_now(&self) -> core::result::Result<Ready, Errno> {
+        self.sys.wait(self.fd(), Some(Duration::ZERO))
+    }
+
+    fn sleep(&self, patience: &mut Patience<'_>) -> Result<Ready> {
         if !patience.sleeps() {
-            return self
-                .sys
-                .wait(self.fd(), Some(Duration::ZERO))
-                .map_err(Error::from);
+            return self.ready_now().map_err(Error::from);
         }
         loop {
             let left = patience.left();
@@ -294,7 +305,9 @@ impl Receiver {
             }
             let slice = left.map_or(SLICE, |left| left.min(SLICE));
             match self.sys.wait(self.fd(), Some(slice)) {
-                Ok(ready) if ready.readable || ready.ended => return Ok(ready),
+                Ok(ready) if ready.readable || ready.ended || ready.error.is_some() => {
+                    return Ok(ready);
+                }
                 Ok(_) => {}
                 // Restarted if every handler asks for it and there is no time-out.
                 Err(Errno::INTR) if left.is_none() && self.sys.handlers_restart() => {}

@@ -332,6 +332,11 @@ impl Records {
         !self.opened.is_empty()
     }
 
+    /// Whether the oldest opened record is in memory alone, and may be delivered (RK-9).
+    pub(super) fn holds_data(&self) -> bool {
+        self.has_opened() && self.window.ahead() == 0 && self.rekey_at.is_none()
+    }
+
     /// What stands at the head of the queue, asking the socket if it is not known.
     pub(super) fn look(&mut self, io: &mut Io<'_>) -> Found {
         let mut found = self.outlook();
@@ -591,6 +596,8 @@ impl Records {
             self.window.release();
         }
         let layout = Layout::new(self.keys.version, self.keys.nonce_form());
+        // RX-2, RX-4: so much of a record is looked at, as it may be none.
+        let prefix = layout.prefix_len;
         let mark = match outlook {
             Found::Rekey => usize::MAX,
             Found::Stopped(_) if self.stop_told => usize::MAX,
@@ -598,11 +605,10 @@ impl Records {
                 let taken = self.taken.as_ref().filter(|taken| !taken.opened);
                 self.window.ahead() + need - taken.map_or(0, |taken| taken.len)
             }
-            Found::Nothing if waits => self.window.ahead() + layout.overhead(),
+            Found::Nothing if waits => self.window.ahead() + prefix,
             // Records wait in the socket: a mark that they reach is as good as any, and saves a call.
             _ if self.mark <= self.window.in_socket() => self.mark,
-            // The smallest record, an empty one.
-            _ => layout.overhead(),
+            _ => prefix,
         };
         if mark != self.mark {
             io.sys.set_low_water(io.fd, mark);

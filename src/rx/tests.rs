@@ -106,6 +106,7 @@ impl Receive for FakeSys {
         Ok(Ready {
             readable: socket.readable(),
             ended: socket.ended(),
+            error: socket.error.take(),
         })
     }
     fn is_nonblocking(&self, _: RawFd) -> bool {
@@ -190,7 +191,7 @@ fn info(version: Version, cipher: Cipher, seed: u8) -> Vec<u8> {
 fn setup(info: &[u8]) -> (&'static FakeSys, Arc<Receiver>) {
     let sys: &'static FakeSys = Box::leak(Box::default());
     let keys = CryptoInfo::parse(info).unwrap();
-    let receiver = Receiver::new(sys, 0, keys, Choice::Auto, Arc::default()).unwrap();
+    let receiver = Receiver::new(sys, 0, keys, Choice::Auto, Arc::default(), 1).unwrap();
     (sys, receiver)
 }
 

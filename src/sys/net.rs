@@ -283,6 +283,19 @@ pub fn most_descriptors() -> usize {
         .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
+/// `SO_RCVLOWAT`.
+#[must_use]
+pub fn low_water(fd: RawFd) -> usize {
+    let (mut value, mut len) = (1_i32, size_of::<i32>() as libc::socklen_t);
+    let value_at = core::ptr::from_mut(&mut value).cast();
+    // SAFETY: an int of ours, and its length.
+    let got = unsafe { getsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value_at, &mut len) };
+    match got {
+        Ok(_) => usize::try_from(value).unwrap_or(1),
+        Err(_) => 1,
+    }
+}
+
 /// A second descriptor for the same socket, owned by us and closed on exec.
 pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
     rustix::io::fcntl_dupfd_cloexec(borrow(fd)?, 3)

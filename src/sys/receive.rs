@@ -21,6 +21,8 @@ pub struct Ready {
     pub readable: bool,
     /// The peer has ended the stream, or it is broken.
     pub ended: bool,
+    /// The socket's error, which the kernel tells once: `SO_ERROR`.
+    pub error: Option<Errno>,
 }
 
 /// What the receive path asks of the kernel. Nothing here sleeps but the two waits.
@@ -118,10 +120,20 @@ impl Receive for Linux {
         let timeout = timeout.map(timespec);
         rustix::event::poll(&mut fds, timeout.as_ref())?;
         let found = fds[0].revents();
-        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        let ended = PollFlags::RDHUP | PollFlags::HUP | PollFlags::NVAL;
+        let error = match found.contains(PollFlags::ERR) {
+            true => sockopt::socket_error(borrow(fd)?)?.err(),
+            false => None,
+        };
+        if found == PollFlags::ERR && error.is_none() {
+            // Something is in the error queue, which is none of ours and does not go away.
+            let pause = timeout.map_or(PAUSE, |timeout| timeout.min(PAUSE));
+            rustix::event::poll(&mut [], Some(&pause))?;
+        }
         Ok(Ready {
             readable: found.contains(PollFlags::IN),
             ended: found.intersects(ended),
+            error,
         })
     }
 
@@ -167,6 +179,12 @@ impl Receive for Linux {
 const NOW: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 0,
+};
+
+/// Between two looks at a socket whose error queue keeps `poll` from sleeping.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
 };
 
 /// The least room of a pipe that has room.
