@@ -62,7 +62,7 @@ struct keys tls13_keys(void)
     return make_keys(&suites[8], 0, 0);
 }
 
-static void tcp_pair_sized(int fd[2], int size)
+void tcp_pair_sized(int fd[2], int send, int receive)
 {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -71,10 +71,10 @@ static void tcp_pair_sized(int fd[2], int size)
     assert_true(listener >= 0);
     fd[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(fd[0] >= 0);
-    if (size) {
-        assert_ok(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size));
-        assert_ok(setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size));
-    }
+    if (receive)
+        assert_ok(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &receive, sizeof receive));
+    if (send)
+        assert_ok(setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &send, sizeof send));
     assert_ok(bind(listener, (struct sockaddr *)&address, len));
     assert_ok(listen(listener, 1));
     assert_ok(getsockname(listener, (struct sockaddr *)&address, &len));
@@ -86,12 +86,12 @@ static void tcp_pair_sized(int fd[2], int size)
 
 void tcp_pair(int fd[2])
 {
-    tcp_pair_sized(fd, 0);
+    tcp_pair_sized(fd, 0, 0);
 }
 
 void small_tcp_pair(int fd[2])
 {
-    tcp_pair_sized(fd, 16384);
+    tcp_pair_sized(fd, 16384, 16384);
 }
 
 void unix_pair(int fd[2])

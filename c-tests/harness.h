@@ -68,6 +68,8 @@ struct keys tls13_keys(void);
 /* Connected pairs: [0] sends, [1] receives. */
 void tcp_pair(int fd[2]);
 void small_tcp_pair(int fd[2]);
+/* With these buffers from the start, so that TCP goes by them; 0: the usual one. */
+void tcp_pair_sized(int fd[2], int send, int receive);
 void unix_pair(int fd[2]);
 void unix_small_pair(int fd[2]);
 

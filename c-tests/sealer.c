@@ -178,9 +178,7 @@ void rx_pair(int fd[2], const struct keys *keys, struct sealer *s)
 
 void small_rx_pair(int fd[2], const struct keys *keys, struct sealer *s)
 {
-    int size = 4096;
-    tcp_pair(fd);
-    assert_ok(setsockopt(fd[1], SOL_SOCKET, SO_RCVBUF, &size, sizeof size));
+    tcp_pair_sized(fd, 0, 4096);
     assert_ok(tls_rx_init(fd[1], keys->info, keys->len));
     sealer_init(s, fd[0], -1, keys);
 }

@@ -402,8 +402,8 @@ impl Records {
         }
     }
 
-    /// Whether another record may be had without waiting: one is known, or the last look did not
-    /// reach the end of the queue.
+    /// Whether another record may be had without waiting (RX-9): one is known, or the end of the
+    /// queue has not been seen in this call.
     pub(super) fn has_more(&self) -> bool {
         matches!(self.outlook(), Found::Ready(_)) || self.window.may_hold_more()
     }
@@ -577,6 +577,7 @@ impl Records {
         for record in &mut self.opened {
             record.fresh = false;
         }
+        self.window.end_of_call();
         self.tell_kernel(io, false);
     }
 

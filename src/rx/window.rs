@@ -38,6 +38,8 @@ pub(super) struct Window {
     ahead: usize,
     /// What the last peek said of the rest of the queue.
     full: bool,
+    /// The socket was peeked at since the call began.
+    asked: bool,
 }
 
 impl Window {
@@ -50,9 +52,15 @@ impl Window {
         known.get(self.ahead..).unwrap_or(&[])
     }
 
-    /// Whether the socket may hold bytes that are not known yet.
+    /// Whether the socket may hold bytes that are not known yet, and were there when the call
+    /// began.
     pub(super) fn may_hold_more(&self) -> bool {
-        self.full
+        self.full || !self.asked
+    }
+
+    /// The call is over.
+    pub(super) fn end_of_call(&mut self) {
+        self.asked = false;
     }
 
     /// The first `len` unopened bytes have been opened, into memory of their own.
@@ -134,6 +142,7 @@ impl Window {
         };
         let memory = self.memory.insert(memory);
         (self.start, self.end, self.full) = (0, 0, false);
+        self.asked = true;
         let result = loop {
             match sys.peek(fd, memory) {
                 Err(Errno::INTR) => {}
