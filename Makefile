@@ -33,7 +33,7 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-interop miri asan tsan
+	test-interop conformance miri asan tsan
 .DELETE_ON_ERROR:
 
 all: build
@@ -47,6 +47,7 @@ help:
 	@echo 'make test       every test; installs what the tests need'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
+	@echo 'make conformance  run the tests, refresh docs/conformance.md'
 	@echo 'make header     refresh include/uktls.h from src/capi'
 	@echo 'make miri, asan, tsan   the same Rust tests under a checker (nightly Rust)'
 	@echo 'make clean'
@@ -182,11 +183,20 @@ test-valgrind:
 test-interop:
 	$(STAGED) tests/interop/run.sh
 
+# Which statement of the kernel's behaviour is shown by which test, and with which result.
+conformance: deps
+	@mkdir -p $(BUILD)
+	$(CARGO) test 2>&1 | tee $(BUILD)/conformance-rust.log
+	@$(MAKE) --no-print-directory stage
+	$(STAGED) $(MAKE) --no-print-directory -C c-tests check 2>&1 | tee $(BUILD)/conformance-c.log
+	scripts/conformance.py $(BUILD)/conformance-rust.log $(BUILD)/conformance-c.log
+
 lint: deps
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps
 	mandoc -T lint -W warning $(MANUALS)
+	scripts/conformance.py --check
 	for script in $(SCRIPTS); do bash -n $$script || exit 1; done
 
 NIGHTLY := $(CARGO) +nightly
