@@ -18,6 +18,7 @@
 mod receive;
 mod records;
 mod splice;
+mod turn;
 pub(crate) mod window;
 
 #[cfg(all(test, not(loom)))]
@@ -37,6 +38,7 @@ use crate::sync::{Mutex, lock};
 use crate::sys::receive::Receive;
 
 use records::{Found, Records};
+use turn::Turn;
 
 pub use receive::{Received, Request};
 
@@ -44,7 +46,7 @@ pub use receive::{Received, Request};
 pub struct Receiver {
     sys: &'static dyn Receive,
     fd: AtomicI32,
-    turn: Mutex<()>,
+    turn: Turn,
     state: Mutex<Records>,
     /// The error that the next call on the socket reports, whichever direction it is for.
     pending: Arc<PendingError>,
@@ -103,7 +105,7 @@ impl Receiver {
         let receiver = Arc::new(Receiver {
             sys,
             fd: AtomicI32::new(fd),
-            turn: Mutex::new(()),
+            turn: Turn::default(),
             state: Mutex::new(records),
             pending,
             low_water: AtomicUsize::new(low_water.max(1)),

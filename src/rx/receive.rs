@@ -8,10 +8,11 @@ use rustix::io::Errno;
 
 use super::Receiver;
 use super::records::{Found, Opened, Records};
+use super::turn::Mine;
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
-use crate::sync::{MutexGuard, lock, try_lock};
+use crate::sync::{MutexGuard, Woken, lock};
 use crate::sys::receive::Ready;
 use crate::sys::scatter::Destination;
 
@@ -84,7 +85,8 @@ impl Receiver {
             match self.collect(&mut state, out, &mut call) {
                 Ok(Stop::Done) => break Ok(()),
                 Ok(Stop::Needs(_)) if call.received.len >= target => break Ok(()),
-                Ok(Stop::Needs(Found::Eof)) => break Ok(()),
+                // RX-23: the error goes first.
+                Ok(Stop::Needs(Found::Eof)) if self.pending.peek().is_none() => break Ok(()),
                 Ok(Stop::Needs(found)) => {
                     let waited;
                     (state, waited) = self.wait(state, found, &mut patience, call.received.len > 0);
@@ -111,13 +113,21 @@ impl Receiver {
     }
 
     /// Waits for the calls of other threads to end (MT-4).
-    pub(super) fn take_turn(&self, patience: &mut Patience<'_>) -> Result<MutexGuard<'_, ()>> {
-        if let Some(turn) = try_lock(&self.turn) {
+    pub(super) fn take_turn(&self, patience: &mut Patience<'_>) -> Result<Mine<'_>> {
+        if let Some(turn) = self.turn.try_take() {
             return Ok(turn);
         }
-        match patience.sleeps() {
-            true => Ok(lock(&self.turn)),
-            false => Err(Error::WouldBlock),
+        if !patience.sleeps() {
+            return Err(Error::WouldBlock);
+        }
+        loop {
+            let left = patience.left();
+            match self.turn.take(left) {
+                Ok(turn) => return Ok(turn),
+                Err(Woken::Interrupted) => return Err(Error::Interrupted),
+                Err(_) if left == Some(Duration::ZERO) => return Err(Error::WouldBlock),
+                Err(_) => {}
+            }
         }
     }
 

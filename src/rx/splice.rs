@@ -62,7 +62,7 @@ impl Receiver {
                         Err(error) => break Err(error),
                     }
                 }
-                Found::Eof => break Ok(0),
+                Found::Eof if self.pending.peek().is_none() => break Ok(0),
                 found => {
                     let waited;
                     (state, waited) = self.wait(state, found, &mut patience, false);
