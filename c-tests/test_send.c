@@ -137,48 +137,13 @@ static void test_sendpage(void **state)
     close_both(fd);
 }
 
-/* Design rule 1: a forked child, by fork or raw clone, cannot seal with inherited keys; its own new
- * connections work; the parent goes on. */
-static void test_rule1_fork(void **state)
-{
-    (void)state;
-    for (int raw = 0; raw < 2; raw++) {
-        int fd[2];
-        struct keys keys = tls13_keys();
-        struct receiver r;
-        tls_pair(fd, &keys, &r);
-        send_all(fd[0], 0, 100, 0);
-        pid_t child = raw ? (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : fork();
-        if (child == 0) {
-            int refused = tls_send(fd[0], "x", 1, 0) == -1 && errno == ENOTRECOVERABLE;
-            int works = 1;
-            if (!raw) {
-                int own[2];
-                works = socketpair(AF_UNIX, SOCK_STREAM, 0, own) == 0 &&
-                        tls_tx_init(own[0], keys.info, keys.len) == 0 &&
-                        tls_send(own[0], "x", 1, 0) == 1;
-            }
-            /* Success ends by SIGKILL, so that no leak check judges what threads held that the child
-             * does not have. */
-            if (refused && works)
-                kill(getpid(), SIGKILL);
-            _exit(1);
-        }
-        int status = wait_child(child);
-        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-        send_all(fd[0], 100, 100, 0);
-        expect_records(&r, "23:100 23:100");
-        close_both(fd);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tx7_records),        cmocka_unit_test(test_tx20_control),
         cmocka_unit_test(test_tx28_full_socket),   cmocka_unit_test(test_tx57_close_lingers),
         cmocka_unit_test(test_tx54_shutdown),      cmocka_unit_test(test_tx26_blocking),
-        cmocka_unit_test(test_sendpage),           cmocka_unit_test(test_rule1_fork),
+        cmocka_unit_test(test_sendpage),
     };
     return RUN_ENGINES("send", tests);
 }

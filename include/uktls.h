@@ -211,6 +211,22 @@ struct uktls_info {
     uint64_t rx_records;
     /* Plaintext bytes delivered to the program. */
     uint64_t rx_bytes;
+    /* TlsDecryptError, of this connection; and so on. */
+    uint64_t tls_decrypt_error;
+    /* TlsDecryptRetry. */
+    uint64_t tls_decrypt_retry;
+    /* TlsRxNoPadViolation. */
+    uint64_t tls_rx_no_pad_violation;
+    /* TlsRxRekeyOk. */
+    uint64_t tls_rx_rekey_ok;
+    /* TlsRxRekeyError. */
+    uint64_t tls_rx_rekey_error;
+    /* TlsTxRekeyOk. */
+    uint64_t tls_tx_rekey_ok;
+    /* TlsTxRekeyError. */
+    uint64_t tls_tx_rekey_error;
+    /* TlsRxRekeyReceived. */
+    uint64_t tls_rx_rekey_received;
 };
 
 #ifdef __cplusplus
@@ -232,7 +248,7 @@ extern "C" {
  * EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
  * to be combined or not those of the RX keys, or a rekey with another version or cipher;
  * EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
- * ENOTRECOVERABLE the keys on `fd` were set before a fork, or an internal fault.
+ * ENOTRECOVERABLE the keys on `fd` were set before a raw clone(2), or an internal fault.
  *
  * Any thread may call it; it waits for a send in progress. Since 0.1. Mirrors
  * setsockopt(TCP_ULP) and setsockopt(SOL_TLS, TLS_TX) (Linux net/tls/tls_main.c).
@@ -327,7 +343,8 @@ int uktls_get_stats(struct uktls_stats *stats);
 /* Fill in the figures of the connection on `fd`; the caller sets `size` first.
  *
  * Returns 0, or -1 with errno: EFAULT `info` is NULL; EINVAL `size` is not that of a known
- * version; EBADF, ENOTSOCK; ENOPROTOOPT `fd` has no keys; ENOTRECOVERABLE keys set before a fork.
+ * version; EBADF, ENOTSOCK; ENOPROTOOPT `fd` has no keys; ENOTRECOVERABLE keys set before a raw
+ * clone(2).
  * Any thread may call it. Since 0.1.
  *
  * Requires:
@@ -388,8 +405,9 @@ ptrdiff_t tls_recvmsg(int fd, struct msghdr *msg, int flags);
  * flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
  * just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
  * ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
- * numbers are used up; ENOTRECOVERABLE keys set before a fork, or an internal fault.
- * Any thread may call it; the bytes of one call are contiguous in the stream.
+ * numbers are used up; ENOTRECOVERABLE keys set before a raw clone(2), or an internal fault.
+ * Any thread may call it, and after fork(2) any of the processes; the bytes of one call are
+ * contiguous in the stream.
  * Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
  *
  * Requires:
@@ -484,7 +502,7 @@ int tls_shutdown(int fd, int how);
  * first: in the background if the socket has no room now. SO_LINGER with a time waits that long.
  *
  * Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns.
- * In a process that inherited the connection by fork it only closes the descriptor.
+ * Where other processes have the connection by fork, an open record stays open for them.
  * Since 0.1.
  */
 int uktls_close(int fd);

@@ -1,6 +1,7 @@
 //! The one error type of the library, and the one place where it becomes an errno.
 #![forbid(unsafe_code)]
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::Errno;
@@ -47,7 +48,7 @@ pub enum Error {
     KeyExpired,
     /// The write side is gone: shut down here, or reset by the peer.
     BrokenPipe,
-    /// Our own fault (a caught panic), or keys that this process may not use (after `fork`).
+    /// Our own fault (a caught panic), or keys that this process may not use (after a raw `clone`).
     NotRecoverable,
 }
 
@@ -111,27 +112,50 @@ impl std::error::Error for Error {}
 
 /// The error that a socket reports to its next call, in either direction (TX-34, TX-35): the
 /// kernel's `sk_err`.
-#[derive(Debug, Default)]
-pub struct PendingError(AtomicI32);
+#[derive(Default)]
+pub struct PendingError {
+    own: AtomicI32,
+    /// Where it is once several processes have the socket.
+    shared: OnceLock<Box<dyn AsRef<AtomicI32> + Send + Sync>>,
+}
 
 impl PendingError {
     /// Sets the error.
     pub fn set(&self, errno: Errno) {
         // Release: pairs with the Acquire in `peek`; what led to the error is seen with it.
-        self.0.store(errno.raw_os_error(), Ordering::Release);
+        self.cell().store(errno.raw_os_error(), Ordering::Release);
     }
 
     /// The error, which stays.
     pub fn peek(&self) -> Option<Errno> {
-        let raw = self.0.load(Ordering::Acquire);
+        let raw = self.cell().load(Ordering::Acquire);
         (raw != 0).then(|| Errno::from_raw_os_error(raw))
     }
 
     /// The error, which is reported with this call and gone.
     pub fn take(&self) -> Option<Errno> {
         self.peek()?;
-        let raw = self.0.swap(0, Ordering::AcqRel);
+        let raw = self.cell().swap(0, Ordering::AcqRel);
         (raw != 0).then(|| Errno::from_raw_os_error(raw))
+    }
+
+    /// From now on the error is in memory of several processes, which holds the present one.
+    pub fn share(&self, memory: Box<dyn AsRef<AtomicI32> + Send + Sync>) {
+        // A second fork finds it done.
+        let _ = self.shared.set(memory);
+    }
+
+    fn cell(&self) -> &AtomicI32 {
+        match self.shared.get() {
+            Some(shared) => (**shared).as_ref(),
+            None => &self.own,
+        }
+    }
+}
+
+impl core::fmt::Debug for PendingError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "PendingError({:?})", self.peek())
     }
 }
 

@@ -1,9 +1,11 @@
 //! What happens around `fork`, and at the end of the process.
 //!
-//! Before: the process-wide locks are taken, so that the child does not inherit them locked by a
-//! thread that it does not have. In the parent they are let go. The child lets them go, begins a
-//! new epoch (so that it refuses to seal with inherited keys) and forgets worker and pool, whose
-//! threads stayed with the parent; its own connections start new ones.
+//! Before: every connection moves to memory that parent and child share (design rule 5), and the
+//! process-wide locks are taken, so that the child does not inherit them locked by a thread that it
+//! does not have. In the parent they are let go. The child lets them go, begins a new epoch (so that
+//! it refuses to seal with keys that it does not share), puts connections of its own in the place
+//! of the shared ones, and forgets worker and pool, whose threads stayed with the parent; new ones
+//! start when they are needed.
 
 use std::cell::RefCell;
 use std::sync::{MutexGuard, Once};
@@ -28,9 +30,9 @@ pub(crate) fn install() {
 
 type Held = (
     registry::Held,
-    MutexGuard<'static, Vec<Box<[u8]>>>,
-    MutexGuard<'static, Vec<Box<[u8]>>>,
+    [MutexGuard<'static, Vec<Box<[u8]>>>; 2],
     secret::Held,
+    u64,
 );
 
 thread_local! {
@@ -38,12 +40,13 @@ thread_local! {
 }
 
 extern "C" fn before() {
-    let held = (
-        registry::hold(),
-        buffer::hold(),
-        window::hold(),
-        secret::hold(),
-    );
+    let table = registry::hold();
+    // Before the rest is held: records in flight need buffers and come to their end here.
+    let shared = std::panic::catch_unwind(registry::share_all);
+    // What a panic left unshared is refused in the child.
+    drop(shared);
+    let memory = [buffer::hold(), window::hold()];
+    let held = (table, memory, secret::hold(), fork_guard::epoch());
     HELD.with_borrow_mut(|slot| *slot = Some(held));
 }
 
@@ -52,20 +55,23 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
-    HELD.with_borrow_mut(|held| {
-        if let Some(((_, lingering), ..)) = held {
-            // The parent's to finish. A strong reference is leaked, not dropped: its locks may be
-            // held by threads that this process does not have.
-            for connection in lingering.drain(..).filter_map(|weak| weak.upgrade()) {
-                connection.abandon();
-                core::mem::forget(connection);
-            }
-        }
-        *held = None;
-    });
+    let Some((mut table, buffers, secrets, parent)) = HELD.with_borrow_mut(Option::take) else {
+        return;
+    };
+    drop((buffers, secrets));
+    // The parent's to finish. A strong reference is leaked, not dropped: its locks may be held by
+    // threads that this process does not have.
+    for connection in table.1.drain(..).filter_map(|weak| weak.upgrade()) {
+        connection.abandon();
+        core::mem::forget(connection);
+    }
     fork_guard::new_epoch();
     STATS.clear();
     registry::reset_in_child();
+    // What a panic leaves out is refused.
+    let adopt = std::panic::AssertUnwindSafe(|| registry::adopt_in_child(parent, &mut table.0));
+    let adopted = std::panic::catch_unwind(adopt);
+    drop((adopted, table));
 }
 
 extern "C" fn at_exit() {

@@ -92,6 +92,14 @@ impl TrafficKeys {
         RecordNumbers::new(self.rec_seq, self.iv.explicit())
     }
 
+    /// Whether sealing with these keys could repeat a nonce of `before`, whose next record is number
+    /// `next` (CI-7; the kernel does not look).
+    #[must_use]
+    pub fn may_repeat(&self, before: &TrafficKeys, next: u64) -> bool {
+        self.key.bytes() == before.key.bytes()
+            && (self.iv.bytes() != before.iv.bytes() || self.rec_seq < next)
+    }
+
     /// How nonces come about.
     #[must_use]
     pub fn nonce_form(&self) -> NonceForm {

@@ -30,7 +30,7 @@ use crate::sys::net;
 /// EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
 /// to be combined or not those of the RX keys, or a rekey with another version or cipher;
 /// EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
-/// ENOTRECOVERABLE the keys on `fd` were set before a fork, or an internal fault.
+/// ENOTRECOVERABLE the keys on `fd` were set before a raw clone(2), or an internal fault.
 ///
 /// Any thread may call it; it waits for a send in progress. Since 0.1. Mirrors
 /// setsockopt(TCP_ULP) and setsockopt(SOL_TLS, TLS_TX) (Linux net/tls/tls_main.c).
@@ -371,7 +371,7 @@ fn get_tls(socket: &Socket, optname: c_int, is_null: bool, len: usize) -> Result
             if len == full {
                 match (optname, socket.tx(), socket.rx()) {
                     (TLS_TX, Some(connection), _) => connection.crypto_info(&mut info[..full])?,
-                    (TLS_RX, _, Some(receiver)) => receiver.crypto_info(&mut info[..full]),
+                    (TLS_RX, _, Some(receiver)) => receiver.crypto_info(&mut info[..full])?,
                     _ => return Err(Error::KeysMissing),
                 }
             } else if len != 4 {

@@ -115,7 +115,8 @@ pub unsafe extern "C" fn uktls_get_stats(stats: *mut uktls_stats) -> c_int {
 /// Fill in the figures of the connection on `fd`; the caller sets `size` first.
 ///
 /// Returns 0, or -1 with errno: EFAULT `info` is NULL; EINVAL `size` is not that of a known
-/// version; EBADF, ENOTSOCK; ENOPROTOOPT `fd` has no keys; ENOTRECOVERABLE keys set before a fork.
+/// version; EBADF, ENOTSOCK; ENOPROTOOPT `fd` has no keys; ENOTRECOVERABLE keys set before a raw
+/// clone(2).
 /// Any thread may call it. Since 0.1.
 ///
 /// # Safety
@@ -132,9 +133,11 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
                 .tx()
                 .map(|connection| connection.info())
                 .transpose()?,
-            socket.rx().map(|receiver| receiver.info()),
+            socket.rx().map(|receiver| receiver.info()).transpose()?,
         );
         let suite = socket.suite();
+        let tally = rx.map_or_else(Default::default, |rx| rx.tally);
+        let tx_rekeys = socket.tx().map_or((0, 0), |connection| connection.rekeys());
         let conf = |has_keys| if has_keys { TLS_CONF_SW } else { TLS_CONF_BASE };
         let aead = tx.map(|tx| tx.aead).or_else(|| rx.map(|rx| rx.aead));
         let filled = uktls_info {
@@ -166,6 +169,14 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
             pending_records: tx.map_or(0, |tx| tx.queued_records),
             rx_records: rx.map_or(0, |rx| rx.records),
             rx_bytes: rx.map_or(0, |rx| rx.bytes),
+            tls_decrypt_error: tally.decrypt_error,
+            tls_decrypt_retry: tally.decrypt_retry,
+            tls_rx_no_pad_violation: tally.rx_no_pad_violation,
+            tls_rx_rekey_ok: tally.rx_rekey_ok,
+            tls_rx_rekey_error: tally.rx_rekey_error,
+            tls_tx_rekey_ok: tx_rekeys.0,
+            tls_tx_rekey_error: tx_rekeys.1,
+            tls_rx_rekey_received: tally.rx_rekey_received,
         };
         // SAFETY: `read` checked that the struct is as large as ours.
         unsafe { info.write_unaligned(filled) };

@@ -25,8 +25,9 @@ use crate::tx::{FileSource, SendFlags};
 /// flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
 /// just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
 /// ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
-/// numbers are used up; ENOTRECOVERABLE keys set before a fork, or an internal fault.
-/// Any thread may call it; the bytes of one call are contiguous in the stream.
+/// numbers are used up; ENOTRECOVERABLE keys set before a raw clone(2), or an internal fault.
+/// Any thread may call it, and after fork(2) any of the processes; the bytes of one call are
+/// contiguous in the stream.
 /// Since 0.1. Mirrors send(2) on a kTLS socket (Linux net/tls/tls_sw.c).
 ///
 /// # Safety
@@ -323,7 +324,7 @@ pub extern "C" fn tls_shutdown(fd: c_int, how: c_int) -> c_int {
 /// first: in the background if the socket has no room now. SO_LINGER with a time waits that long.
 ///
 /// Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns.
-/// In a process that inherited the connection by fork it only closes the descriptor.
+/// Where other processes have the connection by fork, an open record stays open for them.
 /// Since 0.1.
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub extern "C" fn uktls_close(fd: c_int) -> c_int {

@@ -170,4 +170,20 @@ pub struct uktls_info {
     pub rx_records: u64,
     /// Plaintext bytes delivered to the program.
     pub rx_bytes: u64,
+    /// TlsDecryptError, of this connection; and so on.
+    pub tls_decrypt_error: u64,
+    /// TlsDecryptRetry.
+    pub tls_decrypt_retry: u64,
+    /// TlsRxNoPadViolation.
+    pub tls_rx_no_pad_violation: u64,
+    /// TlsRxRekeyOk.
+    pub tls_rx_rekey_ok: u64,
+    /// TlsRxRekeyError.
+    pub tls_rx_rekey_error: u64,
+    /// TlsTxRekeyOk.
+    pub tls_tx_rekey_ok: u64,
+    /// TlsTxRekeyError.
+    pub tls_tx_rekey_error: u64,
+    /// TlsRxRekeyReceived.
+    pub tls_rx_rekey_received: u64,
 }

@@ -11,12 +11,12 @@ use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Entry, Found, attach_lock, install, slot};
+use super::{Found, Socket, attach_lock, install, slot};
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
 use crate::sys::net::{self, borrow};
 
-/// Finds the entry of an unknown number by its socket, and remembers it.
+/// Finds the state of an unknown number by its socket, and remembers it.
 pub(super) fn adopt(fd: RawFd) -> Result<Found> {
     net::endpoint(fd)?;
     let identity = fork_guard::identity(fd).ok_or(Error::NoTls)?;
@@ -54,13 +54,13 @@ impl Tomb {
         Some(Tomb(set))
     }
 
-    /// A descriptor of this process for the socket of `entry`, if the socket has survived its close.
-    pub(super) fn another(&self, entry: &Entry) -> Option<RawFd> {
+    /// A descriptor of this process for `socket`, if that has survived its close.
+    pub(super) fn another(&self, socket: &Socket) -> Option<RawFd> {
         let set = self.0.as_ref()?;
-        let identity = entry.identity?;
+        let identity = socket.identity()?;
         let mut list = [0; 4096];
         let len = rustix::io::pread(&set.list, &mut list, 0).ok()?;
-        let inode = format!(" ino:{:x} ", identity.1);
+        let inode = format!(" ino:{:x} ", identity);
         let listed = core::str::from_utf8(&list[..len]).ok()?.contains(&inode);
         // Only now is it worth to look at every descriptor: another process may be the survivor.
         if listed || len == list.len() {

@@ -6,6 +6,7 @@
 //! held across a system call.
 
 mod duplicates;
+mod family;
 mod poll;
 mod socket;
 
@@ -26,31 +27,11 @@ use crate::sys::net::{self, Endpoint, Linux};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
+pub(crate) use family::{adopt_in_child, share_all};
 pub use poll::poll;
 pub use socket::{Direction, Socket};
 
 use duplicates::Tomb;
-
-/// A socket with the process it was set up in.
-pub struct Entry {
-    socket: Arc<Socket>,
-    epoch: u64,
-    identity: Option<fork_guard::Identity>,
-}
-
-impl Entry {
-    /// The socket's TLS state.
-    ///
-    /// # Errors
-    /// [`Error::NotRecoverable`] in a process that came by `fork` or a raw `clone` after the keys
-    /// were set: it cannot prove which numbers its other side uses, so it does not seal.
-    pub fn get(&self) -> Result<&Arc<Socket>> {
-        match self.epoch == fork_guard::epoch() {
-            true => Ok(&self.socket),
-            false => Err(Error::NotRecoverable),
-        }
-    }
-}
 
 /// Whether `fd` carries TLS.
 #[must_use]
@@ -69,14 +50,26 @@ pub fn entry(fd: RawFd) -> Result<Found> {
     }
 }
 
-/// A looked-up entry; keeps the socket's state alive during a call, also against `close` (MT-11).
-pub struct Found(Guard<Option<Arc<Entry>>>);
+/// A looked-up socket; kept alive during a call, also against `close` (MT-11).
+pub struct Found(Guard<Option<Arc<Socket>>>);
 
-impl core::ops::Deref for Found {
-    type Target = Entry;
-    fn deref(&self) -> &Entry {
+impl Found {
+    /// The socket's TLS state.
+    ///
+    /// # Errors
+    /// [`Error::NotRecoverable`] in a process that came by a raw `clone` after the keys were set, or
+    /// by a `fork` that could not share the connection: it cannot prove which numbers its other side
+    /// uses, so it does not seal.
+    pub fn get(&self) -> Result<&Arc<Socket>> {
+        match self.socket() {
+            socket if socket.is_of(fork_guard::epoch()) => Ok(socket),
+            _ => Err(Error::NotRecoverable),
+        }
+    }
+
+    fn socket(&self) -> &Arc<Socket> {
         self.0
-            .as_deref()
+            .as_ref()
             .expect("`entry` returns none but full guards")
     }
 }
@@ -88,7 +81,7 @@ impl core::ops::Deref for Found {
 pub fn attach(fd: RawFd) -> Result<Arc<Socket>> {
     let endpoint = net::endpoint(fd)?;
     if let Ok(found) = entry(fd) {
-        if found.identity == fork_guard::identity(fd) {
+        if found.socket().identity() == fork_guard::identity(fd) {
             return Err(Error::UlpPresent);
         }
         // The program closed the socket behind our back, and the number came back as another.
@@ -99,13 +92,8 @@ pub fn attach(fd: RawFd) -> Result<Arc<Socket>> {
         Endpoint::NotConnected => return Err(Error::Os(Errno::NOTCONN)),
         Endpoint::Unsuitable(errno) => return Err(Error::Os(errno)),
     }
-    let socket = Arc::new(Socket::default());
-    let entry = Arc::new(Entry {
-        socket: Arc::clone(&socket),
-        epoch: fork_guard::epoch(),
-        identity: fork_guard::identity(fd),
-    });
-    install(fd, entry)?;
+    let socket = Arc::new(Socket::new(fork_guard::epoch(), fork_guard::identity(fd)));
+    install(fd, Arc::clone(&socket))?;
     Ok(socket)
 }
 
@@ -143,34 +131,34 @@ pub fn set_keys(
     }
 }
 
-/// Puts `entry` under the number `fd`.
-fn install(fd: RawFd, entry: Arc<Entry>) -> Result<()> {
+/// Puts `socket` under the number `fd`.
+fn install(fd: RawFd, socket: Arc<Socket>) -> Result<()> {
     let slot = slot_or_new(fd).ok_or(Error::Os(Errno::MFILE))?;
     let mut index = attach_lock();
-    if let Some(identity) = entry.identity {
-        index.insert(identity, Arc::downgrade(&entry));
+    if let Some(identity) = socket.identity() {
+        index.insert(identity, Arc::downgrade(&socket));
     }
-    entry.socket.known_by(fd);
-    let before = slot.swap(Some(entry));
+    socket.known_by(fd);
+    let before = slot.swap(Some(socket));
     drop(index);
     if let Some(before) = before {
-        before.socket.unknown_by(fd);
+        before.unknown_by(fd);
     }
     Ok(())
 }
 
 /// Takes the state off the number `fd`; calls that already have it go on with it. Returns it, and
 /// another number that it is known by.
-pub fn detach(fd: RawFd) -> Option<(Arc<Entry>, Option<RawFd>)> {
+pub fn detach(fd: RawFd) -> Option<(Arc<Socket>, Option<RawFd>)> {
     let mut index = attach_lock();
-    let entry = slot(fd)?.swap(None)?;
-    let other = entry.socket.unknown_by(fd);
+    let socket = slot(fd)?.swap(None)?;
+    let other = socket.unknown_by(fd);
     if other.is_none()
-        && let Some(identity) = entry.identity
+        && let Some(identity) = socket.identity()
     {
         index.remove(&identity);
     }
-    Some((entry, other))
+    Some((socket, other))
 }
 
 /// Detaches, and closes `fd` at once or behind the last record.
@@ -178,18 +166,21 @@ pub fn detach(fd: RawFd) -> Option<(Arc<Entry>, Option<RawFd>)> {
 /// # Errors
 /// `close(2)`'s own. The number is free in any case but `EBADF`.
 pub fn close(fd: RawFd) -> Result<()> {
-    if let Some((entry, None)) = detach(fd)
-        && let Ok(socket) = entry.get()
+    if let Some((socket, None)) = detach(fd)
+        && socket.is_of(fork_guard::epoch())
     {
-        return close_last(fd, &entry, socket);
+        return close_last(fd, &socket);
     }
     // TX-56: nothing happens to a connection that has another descriptor.
     net::close(fd).map_err(Error::from)
 }
 
 /// Closes the last known descriptor of a socket.
-fn close_last(fd: RawFd, entry: &Arc<Entry>, socket: &Arc<Socket>) -> Result<()> {
+fn close_last(fd: RawFd, socket: &Arc<Socket>) -> Result<()> {
     let sending = socket.tx();
+    if let Some(connection) = sending {
+        connection.leave();
+    }
     if let Some(connection) = sending
         && let Some(linger) = net::linger(fd).filter(|linger| !linger.is_zero())
     {
@@ -201,8 +192,8 @@ fn close_last(fd: RawFd, entry: &Arc<Entry>, socket: &Arc<Socket>) -> Result<()>
         // Nobody reads or writes by the number while it changes hands.
         socket.move_to(-1);
         let closed = net::close(fd).map_err(Error::from);
-        if let Some(other) = tomb.and_then(|tomb| tomb.another(entry)) {
-            install(other, Arc::clone(entry))?;
+        if let Some(other) = tomb.and_then(|tomb| tomb.another(socket)) {
+            install(other, Arc::clone(socket))?;
             socket.move_to(other);
         } else if let Some(connection) = sending {
             let _ = connection.close(|| Err(Errno::BADF));
@@ -233,6 +224,7 @@ fn close_last(fd: RawFd, entry: &Arc<Entry>, socket: &Arc<Socket>) -> Result<()>
 /// up on a reader that has taken nothing for the linger time.
 pub fn drain_all() {
     for connection in sending() {
+        connection.leave();
         // What fails now has nobody left to tell.
         let _ = connection.drain();
     }
@@ -285,7 +277,7 @@ pub(crate) fn hold() -> Held {
 
 /// What the threads of this process share.
 struct Process {
-    shared: Shared,
+    shared: Arc<Shared>,
     cores: usize,
 }
 
@@ -302,11 +294,11 @@ fn process() -> Result<Arc<Process>> {
         .threads
         .unwrap_or_else(|| cores.saturating_sub(1).max(1));
     let worker = Worker::new().map_err(Error::from)?;
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         sys: &Linux,
         pool: Arc::new(Pool::new(threads)),
         waker: Arc::new(worker),
-    };
+    });
     let process = Arc::new(Process { shared, cores });
     PROCESS.store(Some(Arc::clone(&process)));
     Ok(process)
@@ -345,7 +337,8 @@ fn sending() -> Vec<Arc<Connection>> {
         .filter_map(OnceLock::get)
         .flat_map(|chunk| chunk.iter())
         .filter_map(ArcSwapOption::load_full)
-        .filter_map(|entry| entry.get().ok()?.tx().cloned())
+        .filter(|socket| socket.is_of(fork_guard::epoch()))
+        .filter_map(|socket| socket.tx().cloned())
         .collect();
     let mut lingering = lingering();
     lingering.retain(|connection| connection.strong_count() > 0);
@@ -370,6 +363,11 @@ fn attach_lock() -> MutexGuard<'static, Index> {
     INDEX.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn slots() -> impl Iterator<Item = &'static Slot> {
+    let chunks = CHUNKS.iter().filter_map(OnceLock::get);
+    chunks.flat_map(|chunk| chunk.iter())
+}
+
 fn slot(fd: RawFd) -> Option<&'static Slot> {
     let fd = usize::try_from(fd).ok()?;
     CHUNKS
@@ -389,7 +387,7 @@ fn slot_or_new(fd: RawFd) -> Option<&'static Slot> {
     Some(&chunk[fd % CHUNK])
 }
 
-type Slot = ArcSwapOption<Entry>;
+type Slot = ArcSwapOption<Socket>;
 
 /// Slots per chunk: one page of pointers.
 const CHUNK: usize = 512;
@@ -399,8 +397,8 @@ const CHUNK: usize = 512;
 static CHUNKS: [OnceLock<Box<[Slot]>>; (1 << 20) / CHUNK] =
     [const { OnceLock::new() }; (1 << 20) / CHUNK];
 
-/// Entries by their socket, for duplicates of descriptors; its lock orders attach and detach.
-pub(crate) type Index = BTreeMap<fork_guard::Identity, Weak<Entry>>;
+/// States by their socket, for duplicates of descriptors; its lock orders attach and detach.
+pub(crate) type Index = BTreeMap<fork_guard::Identity, Weak<Socket>>;
 
 static INDEX: Mutex<Index> = Mutex::new(BTreeMap::new());
 static FIRST: Mutex<()> = Mutex::new(());

@@ -2,15 +2,16 @@
 //! context.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::aead::{Cipher, TrafficKeys};
 use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
 use crate::rx::Receiver;
+use crate::sys::fork_guard::Identity;
 use crate::sys::receive;
-use crate::tx::{Connection, Settings};
+use crate::tx::{Connection, Settings, Shared};
 
 /// A direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Direction {
 
 /// The TLS state of a socket. Without keys in a direction, that direction is plain.
 pub struct Socket {
+    epoch: u64,
+    identity: Option<Identity>,
     tx: OnceLock<Arc<Connection>>,
     rx: OnceLock<Arc<Receiver>>,
     /// Held while keys are set.
@@ -31,26 +34,44 @@ pub struct Socket {
     /// `TLS_TX_ZEROCOPY_RO`.
     zerocopy: AtomicBool,
     /// `TLS_TX_MAX_PAYLOAD_LEN`, for TX keys that come later.
-    max_payload: AtomicUsize,
+    max_payload: AtomicU16,
     /// Descriptors of this process that it is known by.
-    numbers: Mutex<Vec<RawFd>>,
+    numbers: Mutex<Numbers>,
 }
 
-impl Default for Socket {
-    fn default() -> Self {
+/// A few descriptors: most sockets have one.
+#[derive(Clone, Default)]
+struct Numbers {
+    first: Option<RawFd>,
+    more: Vec<RawFd>,
+}
+
+impl Socket {
+    /// The state of a socket without keys, in the process of this `epoch`.
+    pub(super) fn new(epoch: u64, identity: Option<Identity>) -> Socket {
         Socket {
+            epoch,
+            identity,
             tx: OnceLock::new(),
             rx: OnceLock::new(),
             setup: Mutex::new(()),
             pending: Arc::default(),
             zerocopy: AtomicBool::new(false),
-            max_payload: AtomicUsize::new(MAX_PLAINTEXT),
+            max_payload: AtomicU16::new(MAX_PLAINTEXT as u16),
             numbers: Mutex::default(),
         }
     }
-}
 
-impl Socket {
+    /// Whether it belongs to the process of this epoch.
+    pub(super) fn is_of(&self, epoch: u64) -> bool {
+        self.epoch == epoch
+    }
+
+    /// What tells the socket from others.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
     /// The sending direction, if it has keys.
     pub fn tx(&self) -> Option<&Arc<Connection>> {
         self.tx.get()
@@ -107,7 +128,7 @@ impl Socket {
         let shared = process.shared.clone();
         let pending = Arc::clone(&self.pending);
         let connection = Connection::new(shared, settings, fd, keys, pending)?;
-        connection.set_max_payload(self.max_payload.load(Ordering::Relaxed))?;
+        connection.set_max_payload(self.max_payload.load(Ordering::Relaxed).into())?;
         let first = self.tx.set(connection).is_ok();
         debug_assert!(first, "`setup` is held");
         Ok(())
@@ -136,7 +157,7 @@ impl Socket {
     pub fn max_payload(&self) -> Result<usize> {
         match self.tx() {
             Some(connection) => Ok(connection.info()?.max_payload.into()),
-            None => Ok(self.max_payload.load(Ordering::Relaxed)),
+            None => Ok(self.max_payload.load(Ordering::Relaxed).into()),
         }
     }
 
@@ -151,16 +172,16 @@ impl Socket {
             // Without effect but for the check that comes first.
             connection.set_max_payload(connection.info()?.max_payload.into())?;
         }
-        let len = usize::from(len()?);
+        let len = len()?;
         let is_tls13 = self
             .suite()
             .is_some_and(|(version, _)| version == Version::Tls13);
         let least = if is_tls13 { 63 } else { 64 };
-        if !(least..=MAX_PLAINTEXT).contains(&len) {
+        if !(least..=MAX_PLAINTEXT as u16).contains(&len) {
             return Err(Error::Invalid);
         }
         if let Some(connection) = self.tx() {
-            connection.set_max_payload(len)?;
+            connection.set_max_payload(len.into())?;
         }
         self.max_payload.store(len, Ordering::Relaxed);
         Ok(())
@@ -191,14 +212,21 @@ impl Socket {
 
     /// The socket is known by the descriptor `fd`, too.
     pub(super) fn known_by(&self, fd: RawFd) {
-        self.numbers().push(fd);
+        let mut numbers = self.numbers();
+        match numbers.first {
+            None => numbers.first = Some(fd),
+            Some(_) => numbers.more.push(fd),
+        }
     }
 
     /// The socket is not known by `fd` any more. Returns a number that it is still known by.
     pub(super) fn unknown_by(&self, fd: RawFd) -> Option<RawFd> {
         let mut numbers = self.numbers();
-        numbers.retain(|number| *number != fd);
-        let other = numbers.first().copied();
+        numbers.more.retain(|number| *number != fd);
+        if numbers.first == Some(fd) {
+            numbers.first = numbers.more.pop();
+        }
+        let other = numbers.first;
         drop(numbers);
         self.move_to(other.unwrap_or(fd));
         other
@@ -214,7 +242,48 @@ impl Socket {
         }
     }
 
-    fn numbers(&self) -> MutexGuard<'_, Vec<RawFd>> {
+    /// The process is about to fork: both directions move to memory that the child will share.
+    pub(super) fn before_fork(&self) {
+        let result = self
+            .tx()
+            .map_or(Ok(()), |connection| connection.before_fork());
+        let result = result.and(self.rx().map_or(Ok(()), |receiver| receiver.before_fork()));
+        if let Err(error) = result {
+            log::warn!("{self:?}: a forked child will be refused: {error}");
+        }
+    }
+
+    /// In the child: a state of its own on what was shared; `None` if a direction was not. `self` is
+    /// the parent's, whose locks may be held by threads that are not here; the caller leaks it.
+    pub(super) fn in_child(&self, shared: Arc<Shared>, epoch: u64) -> Option<Socket> {
+        let child = Socket {
+            zerocopy: AtomicBool::new(self.zerocopy()),
+            max_payload: AtomicU16::new(self.max_payload.load(Ordering::Relaxed)),
+            // Nobody holds it: the registry's lock, which orders changes, is the forking thread's.
+            numbers: Mutex::new(self.numbers.try_lock().ok()?.clone()),
+            ..Socket::new(epoch, self.identity)
+        };
+        if let Some(receiver) = self.rx() {
+            let receiver = receiver.in_child(Arc::clone(&child.pending))?;
+            let _ = child.rx.set(receiver);
+        }
+        if let Some(connection) = self.tx() {
+            let connection = connection.in_child(shared, Arc::clone(&child.pending))?;
+            let _ = child.tx.set(connection);
+        }
+        Some(child)
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl core::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Socket")
+            .field("tx", &self.tx())
+            .field("rx", &self.rx())
+            .finish_non_exhaustive()
     }
 }

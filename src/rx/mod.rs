@@ -17,6 +17,7 @@
 
 mod receive;
 mod records;
+mod shared;
 mod splice;
 mod turn;
 pub(crate) mod window;
@@ -25,8 +26,8 @@ pub(crate) mod window;
 mod tests;
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
@@ -34,11 +35,12 @@ use crate::aead::{Choice, Cipher, Provider, TrafficKeys};
 use crate::error::{PendingError, Result};
 use crate::record::{RecordNumber, Version};
 use crate::stats::STATS;
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::receive::Receive;
 
-use records::{Found, Records};
-use turn::Turn;
+use records::{Found, Io, Records};
+use shared::{Joint, Suite};
+use turn::TurnLock;
 
 pub use receive::{Received, Request};
 
@@ -46,7 +48,7 @@ pub use receive::{Received, Request};
 pub struct Receiver {
     sys: &'static dyn Receive,
     fd: AtomicI32,
-    turn: Turn,
+    turn: TurnLock,
     state: Mutex<Records>,
     /// The error that the next call on the socket reports, whichever direction it is for.
     pending: Arc<PendingError>,
@@ -55,6 +57,10 @@ pub struct Receiver {
     /// `TLS_RX_EXPECT_NO_PAD`.
     no_pad: AtomicBool,
     choice: Choice,
+    /// Version and cipher, which never change.
+    suite: Suite,
+    /// What processes share, from the first fork on.
+    joint: OnceLock<Box<Joint>>,
     records: AtomicU64,
     bytes: AtomicU64,
 }
@@ -74,6 +80,25 @@ pub struct Info {
     pub records: u64,
     /// Plaintext bytes delivered.
     pub bytes: u64,
+    /// The rest, named as the process's counters are.
+    pub tally: Tally,
+}
+
+/// Counters of one direction, named as those of the process are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// `TlsDecryptError`.
+    pub decrypt_error: u64,
+    /// `TlsDecryptRetry`.
+    pub decrypt_retry: u64,
+    /// `TlsRxNoPadViolation`.
+    pub rx_no_pad_violation: u64,
+    /// `TlsRxRekeyOk`.
+    pub rx_rekey_ok: u64,
+    /// `TlsRxRekeyError`.
+    pub rx_rekey_error: u64,
+    /// `TlsRxRekeyReceived`.
+    pub rx_rekey_received: u64,
 }
 
 /// What waits in a connection, as `poll` tells it.
@@ -99,27 +124,68 @@ impl Receiver {
         pending: Arc<PendingError>,
         low_water: usize,
     ) -> Result<Arc<Receiver>> {
+        let receiver = Self::assemble(sys, fd, keys, choice, pending, low_water)?;
+        STATS.rx_sw.add(1);
+        let mut entered = receiver.enter()?;
+        // CI-9: a bad header that is there already is an error from now on.
+        entered.look();
+        entered.settle();
+        drop(entered);
+        Ok(receiver)
+    }
+
+    /// The same for a child that has the connection from its parent.
+    fn inherit(&self, keys: TrafficKeys, pending: Arc<PendingError>) -> Result<Arc<Receiver>> {
+        let (fd, low_water) = (self.fd(), self.low_water());
+        let child = Self::assemble(self.sys, fd, keys, self.choice, pending, low_water)?;
+        child.expect_no_pad(self.expects_no_pad());
+        Ok(child)
+    }
+
+    fn assemble(
+        sys: &'static dyn Receive,
+        fd: RawFd,
+        keys: TrafficKeys,
+        choice: Choice,
+        pending: Arc<PendingError>,
+        low_water: usize,
+    ) -> Result<Arc<Receiver>> {
+        let suite = (keys.version, keys.cipher);
         let records = Records::new(keys, choice)?;
         STATS.curr_rx_sw.add(1);
-        STATS.rx_sw.add(1);
-        let receiver = Arc::new(Receiver {
+        Ok(Arc::new(Receiver {
             sys,
             fd: AtomicI32::new(fd),
-            turn: Turn::default(),
+            turn: TurnLock::default(),
             state: Mutex::new(records),
             pending,
             low_water: AtomicUsize::new(low_water.max(1)),
             no_pad: AtomicBool::new(false),
             choice,
+            suite,
+            joint: OnceLock::new(),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-        });
-        let mut state = lock(&receiver.state);
-        // CI-9: a bad header that is there already is an error from now on.
-        state.look(sys, fd, &receiver.pending);
-        state.settle(sys, fd);
-        drop(state);
-        Ok(receiver)
+        }))
+    }
+
+    /// The state of this process, brought up to what others have done.
+    fn enter(&self) -> Result<Entered<'_>> {
+        let mut records = lock(&self.state);
+        let fd = self.fd();
+        let mut session = None;
+        if let Some(joint) = self.joint.get() {
+            let mut entered = joint.enter(self.sys, fd)?;
+            entered.catch_up(&mut records)?;
+            session = Some(entered);
+        }
+        let io = Io {
+            sys: self.sys,
+            fd,
+            pending: &self.pending,
+            session,
+        };
+        Ok(Entered { io, records })
     }
 
     /// Replaces the keys (RK-1, RK-6 to RK-11). TLS 1.3 only.
@@ -129,43 +195,56 @@ impl Receiver {
     /// On failure the old keys, and a pause for new ones, stay in force.
     pub fn rekey(&self, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
         // Not the turn: a reader may sleep with it.
-        let mut state = lock(&self.state);
-        let result = state.rekey(keys, self.choice);
+        let mut entered = self.enter()?;
+        let Entered { io, records } = &mut entered;
+        let result = records.rekey(io, keys, self.choice);
         match result {
             Ok(()) => {
                 STATS.rx_rekey_ok.add(1);
+                records.tally.rx_rekey_ok += 1;
                 // Lowers the mark again, which wakes whoever waits for what has come meanwhile.
-                state.look(self.sys, self.fd(), &self.pending);
-                state.settle(self.sys, self.fd());
+                entered.look();
+                entered.settle();
             }
-            Err(_) => STATS.rx_rekey_error.add(1),
+            Err(_) => {
+                STATS.rx_rekey_error.add(1);
+                records.tally.rx_rekey_error += 1;
+            }
         }
         result
     }
 
     /// Version and cipher of the keys.
     pub fn suite(&self) -> (Version, Cipher) {
-        lock(&self.state).suite()
+        self.suite
     }
 
     /// Writes the full crypto_info struct, with the number of the next record, for `getsockopt`
     /// (CI-12 to CI-14). `out` has the struct's exact length.
-    pub fn crypto_info(&self, out: &mut [u8]) {
-        lock(&self.state).crypto_info(out);
+    ///
+    /// # Errors
+    /// [`Error::NotRecoverable`](crate::error::Error::NotRecoverable) if another process has left the connection in pieces.
+    pub fn crypto_info(&self, out: &mut [u8]) -> Result<()> {
+        self.enter()?.records.crypto_info(out);
+        Ok(())
     }
 
     /// The figures of this direction.
-    pub fn info(&self) -> Info {
-        let state = lock(&self.state);
-        let (version, cipher) = state.suite();
-        Info {
+    ///
+    /// # Errors
+    /// As for [`Receiver::crypto_info`].
+    pub fn info(&self) -> Result<Info> {
+        let entered = self.enter()?;
+        let (version, cipher) = self.suite;
+        Ok(Info {
             version,
             cipher,
-            aead: state.provider(),
-            number: state.number(),
+            aead: entered.records.provider(),
+            number: entered.records.number(),
             records: self.records.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
-        }
+            tally: entered.records.tally,
+        })
     }
 
     /// `TLS_RX_EXPECT_NO_PAD` (CI-16 to CI-18): changes counters only.
@@ -192,14 +271,20 @@ impl Receiver {
     /// the head of the queue. One that is incomplete raises the low-water mark, so that waiting
     /// again does not find the same bytes.
     pub fn readiness(&self) -> Readiness {
-        let mut state = lock(&self.state);
-        let found = state.look(self.sys, self.fd(), &self.pending);
-        let mut readable = found.is_readable(state.has_opened());
+        let Ok(mut entered) = self.enter() else {
+            // The call that follows says why.
+            return Readiness {
+                readable: true,
+                error: true,
+            };
+        };
+        let found = entered.look();
+        let mut readable = found.is_readable(entered.records.has_opened());
         if matches!(found, Found::Stopped(_)) && self.pending.peek().is_none() {
             // SO_ERROR has told of it.
-            state.tell_stop();
+            entered.records.tell_stop();
         }
-        state.settle(self.sys, self.fd());
+        entered.settle();
         if !readable && let Ok(ready) = self.ready_now() {
             if let Some(errno) = ready.error {
                 self.pending.set(errno);
@@ -208,9 +293,9 @@ impl Receiver {
             readable = ready.ended;
             if ready.readable && !ready.ended {
                 // Above the mark, as far as it goes: no room for the rest of the record (RX-6).
-                state.look(self.sys, self.fd(), &self.pending);
-                let _ = state.take_out(self.sys, self.fd());
-                state.settle(self.sys, self.fd());
+                entered.look();
+                let _ = entered.records.take_out(&mut entered.io);
+                entered.settle();
             }
         }
         Readiness {
@@ -222,8 +307,7 @@ impl Receiver {
     /// Whether there is something to be delivered of which the socket holds nothing any more, so
     /// that the kernel does not know of it.
     pub fn holds_data(&self) -> bool {
-        let state = lock(&self.state);
-        state.holds_data()
+        lock(&self.state).holds_data()
     }
 
     /// The descriptor that this connection reads from.
@@ -244,6 +328,22 @@ impl Receiver {
     pub fn poison(&self) {
         lock(&self.state).poison();
         self.pending.set(Errno::NOTRECOVERABLE);
+    }
+}
+
+/// The state is held, in one call.
+struct Entered<'a> {
+    io: Io<'a>,
+    records: MutexGuard<'a, Records>,
+}
+
+impl Entered<'_> {
+    fn look(&mut self) -> Found {
+        self.records.look(&mut self.io)
+    }
+
+    fn settle(&mut self) {
+        self.records.settle(&mut self.io);
     }
 }
 

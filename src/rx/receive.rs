@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::Receiver;
-use super::records::{Found, Opened, Records};
-use super::turn::Mine;
+use super::records::{Found, Opened};
+use super::turn::TurnGuard;
+use super::{Entered, Receiver, Tally};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
-use crate::sync::{MutexGuard, Woken, lock};
+use crate::sync::Woken;
 use crate::sys::receive::Ready;
+use crate::sys::robust::RobustGuard;
 use crate::sys::scatter::Destination;
 
 /// What a receive asks for.
@@ -74,7 +75,7 @@ impl Receiver {
             true => out.left(),
             false => self.low_water().min(out.left()),
         };
-        let mut state = lock(&self.state);
+        let mut entered = self.enter()?;
         let mut call = Call {
             request,
             target,
@@ -82,24 +83,22 @@ impl Receiver {
             received,
         };
         let result = loop {
-            match self.collect(&mut state, out, &mut call) {
-                Ok(Stop::Done) => break Ok(()),
-                Ok(Stop::Needs(_)) if call.received.len >= target => break Ok(()),
-                // RX-23: the error goes first.
-                Ok(Stop::Needs(Found::Eof)) if self.pending.peek().is_none() => break Ok(()),
-                Ok(Stop::Needs(found)) => {
-                    let waited;
-                    (state, waited) = self.wait(state, found, &mut patience, call.received.len > 0);
-                    match waited {
-                        Ok(true) => {}
-                        Ok(false) => break Ok(()),
-                        Err(error) => break Err(error),
-                    }
-                }
+            let found = match self.collect(&mut entered, out, &mut call) {
+                Ok(Stop::Needs(found)) if call.received.len < target => found,
+                Ok(_) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            let has_data = call.received.len > 0;
+            let waited;
+            (entered, waited) = self.wait(entered, found, &mut patience, has_data)?;
+            match waited {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
-        state.settle(self.sys, self.fd());
+        entered.settle();
+        drop(entered);
         let len = call.received.len;
         if !request.peek {
             self.bytes.fetch_add(len as u64, Ordering::Relaxed);
@@ -112,32 +111,40 @@ impl Receiver {
         })
     }
 
-    /// Waits for the calls of other threads to end (MT-4).
-    pub(super) fn take_turn(&self, patience: &mut Patience<'_>) -> Result<Mine<'_>> {
-        if let Some(turn) = self.turn.try_take() {
-            return Ok(turn);
-        }
-        if !patience.sleeps() {
-            return Err(Error::WouldBlock);
-        }
-        loop {
+    /// Waits for the calls of other threads, and of other processes, to end (MT-4).
+    pub(super) fn take_turn(&self, patience: &mut Patience<'_>) -> Result<Turn<'_>> {
+        let own = loop {
+            if let Some(turn) = self.turn.try_take() {
+                break turn;
+            }
             let left = patience.left();
+            if !patience.sleeps() || left == Some(Duration::ZERO) {
+                return Err(Error::WouldBlock);
+            }
             match self.turn.take(left) {
-                Ok(turn) => return Ok(turn),
+                Ok(turn) => break turn,
                 Err(Woken::Interrupted) => return Err(Error::Interrupted),
-                Err(_) if left == Some(Duration::ZERO) => return Err(Error::WouldBlock),
                 Err(_) => {}
             }
-        }
+        };
+        let joint = match self.joint.get() {
+            None => None,
+            Some(joint) => Some(joint.take_turn(patience)?),
+        };
+        Ok(Turn {
+            _joint: joint,
+            _own: own,
+        })
     }
 
     /// Delivers what can be had without waiting.
     fn collect(
         &self,
-        state: &mut Records,
+        entered: &mut Entered<'_>,
         out: &mut Destination<'_>,
         call: &mut Call<'_>,
     ) -> Result<Stop> {
+        let Entered { io, records: state } = entered;
         loop {
             while let Some(record) = state.opened().get_mut(call.peeked) {
                 if !call.admits(record.content_type)? {
@@ -158,7 +165,7 @@ impl Receiver {
             if call.received.len >= call.target && !state.has_more() {
                 return Ok(Stop::Done);
             }
-            let wire = match state.look(self.sys, self.fd(), &self.pending) {
+            let wire = match state.look(io) {
                 Found::Ready(wire) => wire,
                 found => return Ok(Stop::Needs(found)),
             };
@@ -182,7 +189,7 @@ impl Receiver {
             let opened = state.open(wire);
             self.opened(opened.as_ref().err())?;
             let record = opened?;
-            self.count_padding(&record, call.request.peek, space);
+            self.count_padding(&mut state.tally, &record, call.request.peek, space);
             state.keep(record);
         }
     }
@@ -204,80 +211,87 @@ impl Receiver {
 
     /// ST-4 to ST-6: in no-pad mode the kernel opens data into the program's memory and begins
     /// again when it finds something else; the counters tell a peer that makes it do so.
-    fn count_padding(&self, record: &Opened, peek: bool, space: usize) {
+    fn count_padding(&self, tally: &mut Tally, record: &Opened, peek: bool, space: usize) {
         if !self.expects_no_pad() || peek || record.rest().len() > space {
             return;
         }
         let control = record.content_type != APPLICATION_DATA;
         if control || record.is_padded() {
             STATS.decrypt_retry.add(1);
+            tally.decrypt_retry += 1;
         }
         if record.is_padded() {
             STATS.rx_no_pad_violation.add(1);
+            tally.rx_no_pad_violation += 1;
         }
     }
 
     /// Waits until `found` may have become more. Returns false at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of entering again, which leave nothing to settle; the others come with the state.
     pub(super) fn wait<'a>(
         &'a self,
-        mut state: MutexGuard<'a, Records>,
+        mut entered: Entered<'a>,
         found: Found,
         patience: &mut Patience<'_>,
         has_data: bool,
-    ) -> (MutexGuard<'a, Records>, Result<bool>) {
+    ) -> Result<(Entered<'a>, Result<bool>)> {
         // RX-23: what is found decides before the socket's error does.
-        if found == Found::Rekey {
-            return (state, Err(Error::KeyExpired));
+        match found {
+            Found::Rekey => return Ok((entered, Err(Error::KeyExpired))),
+            Found::Eof if self.pending.peek().is_none() => return Ok((entered, Ok(false))),
+            _ => {}
         }
         // An error is left for the next call if this one has something to return.
         if let Some(errno) = match has_data {
             true => self.pending.peek(),
             false => self.pending.take(),
         } {
-            return (state, Err(Error::from(errno)));
+            return Ok((entered, Err(Error::from(errno))));
         }
         if let Found::Stopped(errno) = found {
-            state.tell_stop();
+            entered.records.tell_stop();
             // RX-4: told of, and the stream has ended since.
             if matches!(self.ready_now(), Ok(ready) if ready.ended) {
-                return (state, Ok(false));
+                return Ok((entered, Ok(false)));
             }
             // RX-4: only a call that does not wait is told EAGAIN; the kernel lets others hang.
             let error = match patience.sleeps() {
                 true => Error::from(errno),
                 false => Error::WouldBlock,
             };
-            return (state, Err(error));
+            return Ok((entered, Err(error)));
         }
         if found == Found::Nothing && !patience.sleeps() {
-            return (state, Err(Error::WouldBlock));
+            return Ok((entered, Err(Error::WouldBlock)));
         }
         // Sets the mark, so that the wait ends when the record is complete, and not before.
-        state.tell_kernel(self.sys, self.fd(), true);
-        drop(state);
+        entered.records.tell_kernel(&mut entered.io, true);
+        drop(entered);
         let waited = self.sleep(patience);
-        let mut state = lock(&self.state);
+        let mut entered = self.enter()?;
         let ready = match waited {
             Ok(ready) => ready,
-            Err(error) => return (state, Err(error)),
+            Err(error) => return Ok((entered, Err(error))),
         };
         if let Some(errno) = ready.error {
             self.pending.set(errno);
         }
-        let result = match state.look(self.sys, self.fd(), &self.pending) {
+        let result = match entered.look() {
             // Told by the next turn of the caller's loop, if nothing is ready (RX-23).
             _ if ready.error.is_some() => Ok(true),
             // RX-25: the rest will not come.
             Found::Incomplete(_) | Found::Nothing if ready.ended => Ok(false),
             Found::Incomplete(_) if ready.readable => {
                 // Below the mark and readable: the receive buffer has no room for the rest.
-                let taken = state.take_out(self.sys, self.fd());
+                let taken = entered.records.take_out(&mut entered.io);
                 taken.map(|()| true)
             }
             Found::Incomplete(_) | Found::Nothing if !patience.sleeps() => Err(Error::WouldBlock),
             _ => Ok(true),
         };
-        (state, result)
+        Ok((entered, result))
     }
 
     pub(super) fn ready_now(&self) -> core::result::Result<Ready, Errno> {
@@ -306,6 +320,12 @@ impl Receiver {
             }
         }
     }
+}
+
+/// One thread's turn at receiving: the process's, and behind it that of all processes.
+pub(super) struct Turn<'a> {
+    _joint: Option<RobustGuard<'a>>,
+    _own: TurnGuard<'a>,
 }
 
 /// A call on its way.
@@ -382,11 +402,14 @@ impl<'a> Patience<'a> {
     }
 
     /// What is left of `SO_RCVTIMEO`; `None` is for ever.
-    fn left(&mut self) -> Option<Duration> {
+    pub(super) fn left(&mut self) -> Option<Duration> {
         let deadline = self.get().1?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 }
+
+/// How often a turn is asked for by a call that has a time-out.
+pub(super) const POLL: Duration = Duration::from_micros(500);
 
 /// The longest sleep on a descriptor's number: another thread's `close` may have given it away.
 const SLICE: Duration = Duration::from_secs(1);

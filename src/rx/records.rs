@@ -6,6 +6,8 @@ use std::os::fd::RawFd;
 
 use rustix::io::Errno;
 
+use super::Tally;
+use super::shared::Session;
 use super::window::{Filled, Window};
 use crate::aead::{Choice, Cipher, Provider, RecordOpener, TrafficKeys};
 use crate::engine::Buffer;
@@ -49,6 +51,48 @@ impl Found {
     }
 }
 
+/// The way to the socket, in one call.
+pub(super) struct Io<'a> {
+    pub sys: &'a dyn Receive,
+    pub fd: RawFd,
+    pub pending: &'a PendingError,
+    /// The lock on what other processes share, if there are any.
+    pub session: Option<Session<'a>>,
+}
+
+/// Where a direction stands: all that processes have to agree on, but the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// Number of the first record that is not completely delivered, and how much of it is.
+    pub first: RecordNumber,
+    pub offset: usize,
+    /// Bytes of that record that are out of the socket.
+    pub taken_len: usize,
+    pub rekey_at: Option<u64>,
+    /// An errno.
+    pub stopped: Option<i32>,
+    pub stop_announced: bool,
+    pub stop_told: bool,
+    pub mark: usize,
+}
+
+impl Snapshot {
+    /// Whether the two differ in nothing but the socket's low-water mark.
+    pub(super) fn is_at(&self, other: &Snapshot) -> bool {
+        let mark = self.mark;
+        *self == Snapshot { mark, ..*other }
+    }
+
+    /// The same, and nothing is read any more.
+    pub(super) fn stopped_by(self, errno: Errno) -> Snapshot {
+        Snapshot {
+            stopped: Some(errno.raw_os_error()),
+            stop_announced: false,
+            ..self
+        }
+    }
+}
+
 /// A record that has been opened and not completely delivered.
 pub(super) struct Opened {
     pub content_type: u8,
@@ -57,6 +101,9 @@ pub(super) struct Opened {
     len: usize,
     /// Bytes of it that are still in the socket.
     wire: usize,
+    /// Its number, and whether its first bytes are out of the socket: for other processes.
+    number: RecordNumber,
+    taken: bool,
     padded: bool,
     /// Opened by the call that is at work.
     pub fresh: bool,
@@ -88,6 +135,9 @@ impl Opened {
 struct Taken {
     wire: Buffer,
     len: usize,
+    /// The record has been opened since. The bytes are kept until it is delivered, as another
+    /// process may have to open it anew.
+    opened: bool,
 }
 
 /// Keys, numbers and records of one receive direction.
@@ -100,7 +150,11 @@ pub(super) struct Records {
     taken: Option<Taken>,
     opened: VecDeque<Opened>,
     spare: Option<Buffer>,
-    rekey_pending: bool,
+    choice: Choice,
+    /// Plaintext bytes of the first record that another process has delivered.
+    skip: usize,
+    /// The number from which on the peer uses new keys, which are not set yet (RK-6).
+    rekey_at: Option<u64>,
     stopped: Option<Errno>,
     /// The stop has become the socket's pending error.
     stop_announced: bool,
@@ -108,6 +162,7 @@ pub(super) struct Records {
     stop_told: bool,
     /// The socket's `SO_RCVLOWAT`.
     mark: usize,
+    pub(super) tally: Tally,
 }
 
 impl Records {
@@ -120,16 +175,20 @@ impl Records {
             taken: None,
             opened: VecDeque::new(),
             spare: None,
-            rekey_pending: false,
+            choice,
+            skip: 0,
+            rekey_at: None,
             stopped: None,
             stop_announced: false,
             stop_told: false,
             mark: 1,
+            tally: Tally::default(),
         })
     }
 
     pub(super) fn rekey(
         &mut self,
+        io: &mut Io<'_>,
         keys: impl FnOnce() -> Result<TrafficKeys>,
         choice: Choice,
     ) -> Result<()> {
@@ -144,9 +203,108 @@ impl Records {
         self.opener = RecordOpener::new(&keys, choice)?;
         // Nothing can fail from here on. What was opened stays as it is (RK-11).
         self.numbers = keys.numbers();
+        self.rekey_at = None;
+        if io.session.is_some() {
+            // Only this process can open them any more, and has.
+            self.let_go_of_opened();
+            // What fails here is told by the next look.
+            let _ = self.drop_stale(io);
+        }
+        let place = self.snapshot();
+        if let Some(session) = &mut io.session {
+            session.rekeyed(&keys, place);
+        }
         self.keys = SecretBox::new(keys);
-        self.rekey_pending = false;
         Ok(())
+    }
+
+    /// Where the direction stands.
+    fn snapshot(&self) -> Snapshot {
+        let (first, offset) = match self.opened.front() {
+            Some(record) if record.wire > 0 => (record.number, record.at),
+            _ => (self.numbers.peek(), self.skip),
+        };
+        Snapshot {
+            first,
+            offset,
+            taken_len: self.taken.as_ref().map_or(0, |taken| taken.len),
+            rekey_at: self.rekey_at,
+            stopped: self.stopped.map(Errno::raw_os_error),
+            stop_announced: self.stop_announced,
+            stop_told: self.stop_told,
+            mark: self.mark,
+        }
+    }
+
+    /// Forgets what is known of the socket, and goes on where another process has come to.
+    pub(super) fn restore(
+        &mut self,
+        keys: TrafficKeys,
+        place: &Snapshot,
+        taken: &[u8],
+    ) -> Result<()> {
+        self.opener = RecordOpener::new(&keys, self.choice)?;
+        self.keys = SecretBox::new(keys);
+        self.numbers = RecordNumbers::new(place.first.rec_seq, place.first.nonce_explicit);
+        self.window.forget();
+        // What stands in no other process's way is only in this one.
+        self.opened.retain(|record| record.wire == 0);
+        self.taken = (place.taken_len > 0).then(|| {
+            let mut wire = Buffer::take();
+            wire.head_mut(place.taken_len)
+                .copy_from_slice(&taken[..place.taken_len]);
+            Taken {
+                wire,
+                len: place.taken_len,
+                opened: false,
+            }
+        });
+        self.skip = place.offset;
+        self.rekey_at = place.rekey_at;
+        self.stopped = place.stopped.map(Errno::from_raw_os_error);
+        self.stop_announced = place.stop_announced;
+        self.stop_told = place.stop_told;
+        Ok(())
+    }
+
+    /// Leaves in the socket what others will have to find there; says where this one stands.
+    pub(super) fn prepare_to_share(&mut self, sys: &dyn Receive, fd: RawFd) -> Result<Snapshot> {
+        self.window.drop_stale(sys, fd)?;
+        match self.opened.iter().any(|record| record.wire == 0) {
+            true => Err(Error::NotRecoverable),
+            false => Ok(self.snapshot()),
+        }
+    }
+
+    pub(super) fn copy_taken(&self, memory: &mut [u8]) {
+        if let Some(taken) = &self.taken {
+            memory[..taken.len].copy_from_slice(taken.wire.head(taken.len));
+        }
+    }
+
+    pub(super) fn keys(&self) -> &TrafficKeys {
+        &self.keys
+    }
+
+    pub(super) fn set_mark(&mut self, mark: usize) {
+        self.mark = mark;
+    }
+
+    /// Opened records are delivered from memory alone; their ciphertext is done with.
+    fn let_go_of_opened(&mut self) {
+        self.window.forget_ahead();
+        for record in &mut self.opened {
+            record.wire = 0;
+        }
+    }
+
+    /// Drops what is done with from the socket.
+    fn drop_stale(&mut self, io: &mut Io<'_>) -> core::result::Result<(), Errno> {
+        let place = self.snapshot();
+        match &mut io.session {
+            None => self.window.drop_stale(io.sys, io.fd),
+            Some(session) => session.drop_stale(place, &mut self.window, io.sys, io.fd),
+        }
     }
 
     pub(super) fn suite(&self) -> (Version, Cipher) {
@@ -176,18 +334,20 @@ impl Records {
 
     /// Whether the oldest opened record is in memory alone, and may be delivered (RK-9).
     pub(super) fn holds_data(&self) -> bool {
-        self.has_opened() && self.window.ahead() == 0 && !self.rekey_pending
+        self.has_opened() && self.window.ahead() == 0 && self.rekey_at.is_none()
     }
 
     /// What stands at the head of the queue, asking the socket if it is not known.
-    pub(super) fn look(&mut self, sys: &dyn Receive, fd: RawFd, pending: &PendingError) -> Found {
+    pub(super) fn look(&mut self, io: &mut Io<'_>) -> Found {
         let mut found = self.outlook();
         if matches!(found, Found::Incomplete(_) | Found::Nothing) {
-            found = match self.window.refill(sys, fd, WIRE_MAX) {
+            let dropped = self.drop_stale(io);
+            let filled = dropped.and_then(|()| self.window.refill(io.sys, io.fd, WIRE_MAX));
+            found = match filled {
                 Ok(Filled::Eof) => Found::Eof,
                 Ok(Filled::Empty | Filled::Full | Filled::All) => self.outlook(),
                 Err(errno) => {
-                    pending.set(errno);
+                    io.pending.set(errno);
                     Found::Broken
                 }
             };
@@ -196,14 +356,17 @@ impl Records {
             && !core::mem::replace(&mut self.stop_announced, true)
         {
             self.stopped = Some(errno);
-            pending.set(errno);
+            io.pending.set(errno);
         }
         found
     }
 
     /// What is known of the head of the queue.
     fn outlook(&self) -> Found {
-        if self.rekey_pending {
+        if self
+            .rekey_at
+            .is_some_and(|at| self.numbers.peek().rec_seq >= at)
+        {
             return Found::Rekey;
         }
         if let Some(errno) = self.stopped {
@@ -211,8 +374,8 @@ impl Records {
         }
         let known = self.window.unopened();
         let taken = match &self.taken {
-            Some(taken) => taken.wire.head(taken.len),
-            None => &[],
+            Some(taken) if !taken.opened => taken.wire.head(taken.len),
+            _ => &[],
         };
         let have = taken.len() + known.len();
         if have == 0 {
@@ -257,18 +420,24 @@ impl Records {
                 if content_type == HANDSHAKE
                     && self.keys.version == Version::Tls13
                     && plain.head(len).first() == Some(&KEY_UPDATE)
+                    && self.rekey_at.is_none()
                 {
                     // RK-6.
-                    self.rekey_pending = true;
+                    self.rekey_at = Some(self.numbers.peek().rec_seq.saturating_add(1));
                     STATS.rx_rekey_received.add(1);
+                    self.tally.rx_rekey_received += 1;
                 }
+                let (number, padded) = (self.numbers.peek(), self.is_padded(wire, len));
+                let (wire, taken) = self.commit(wire);
                 Ok(Opened {
                     content_type,
                     plain,
-                    at: 0,
+                    at: core::mem::take(&mut self.skip).min(len),
                     len,
-                    padded: self.is_padded(wire, len),
-                    wire: self.commit(wire),
+                    wire,
+                    number,
+                    taken,
+                    padded,
                     fresh: true,
                 })
             }
@@ -286,7 +455,7 @@ impl Records {
     /// As for [`Records::open`]; `out` holds nothing of the plaintext then.
     pub(super) fn open_directly(&mut self, wire: usize, out: &mut [u8]) -> Result<()> {
         self.open_to(wire, out)?;
-        let wire = self.commit(wire);
+        let (wire, _) = self.commit(wire);
         self.window.delivered(wire);
         Ok(())
     }
@@ -294,8 +463,9 @@ impl Records {
     /// Plaintext length of the record found, if only data of that length can be in it.
     pub(super) fn plain_len(&self, wire: usize) -> Option<usize> {
         use crate::record::content_type::APPLICATION_DATA;
-        let is_data =
-            self.taken.is_none() && self.window.unopened().first() == Some(&APPLICATION_DATA);
+        let is_data = self.taken.is_none()
+            && self.skip == 0
+            && self.window.unopened().first() == Some(&APPLICATION_DATA);
         let layout = Layout::new(self.keys.version, self.keys.nonce_form());
         (is_data && self.keys.version == Version::Tls12).then(|| wire - layout.overhead())
     }
@@ -304,20 +474,20 @@ impl Records {
         let number = self.numbers.peek().rec_seq;
         let known = self.window.unopened();
         let result = match &mut self.taken {
-            None => self.opener.open(number, &known[..wire], out),
-            Some(taken) => {
+            Some(taken) if !taken.opened => {
                 let rest = wire - taken.len;
                 let record = taken.wire.head_mut(wire);
                 record[taken.len..].copy_from_slice(&known[..rest]);
                 self.opener.open(number, record, out)
             }
+            _ => self.opener.open(number, &known[..wire], out),
         };
-        result.inspect_err(|error| {
-            // ST-3: padding without a content type is no authentication failure.
-            if *error == Error::SealFailed {
-                STATS.decrypt_error.add(1);
-            }
-        })
+        // ST-3: padding without a content type is no authentication failure.
+        if result == Err(Error::SealFailed) {
+            STATS.decrypt_error.add(1);
+            self.tally.decrypt_error += 1;
+        }
+        result
     }
 
     fn is_padded(&self, wire: usize, len: usize) -> bool {
@@ -325,15 +495,20 @@ impl Records {
         wire > len + layout.overhead()
     }
 
-    /// The record is open: its number is spent. Returns how many of its bytes are in the socket.
-    fn commit(&mut self, wire: usize) -> usize {
-        let in_socket = wire - self.taken.take().map_or(0, |taken| taken.len);
+    /// The record is open: its number is spent. Returns how many of its bytes are in the socket, and
+    /// whether others are out of it.
+    fn commit(&mut self, wire: usize) -> (usize, bool) {
+        let (mut in_socket, mut is_taken) = (wire, false);
+        if let Some(taken) = self.taken.as_mut().filter(|taken| !taken.opened) {
+            taken.opened = true;
+            (in_socket, is_taken) = (wire - taken.len, true);
+        }
         self.window.opened(in_socket);
         if self.numbers.reserve().is_none() {
             // REC-14: this one was the last.
             self.stopped = Some(Errno::BADMSG);
         }
-        in_socket
+        (in_socket, is_taken)
     }
 
     /// Keeps an opened record for later.
@@ -344,30 +519,45 @@ impl Records {
     /// An opened record has been delivered.
     pub(super) fn finish(&mut self, record: Opened) {
         self.window.delivered(record.wire);
+        if record.taken {
+            self.taken = None;
+        }
         self.spare = Some(record.plain);
     }
 
     /// Takes the known part of an incomplete record out of the socket, which has no room for more
     /// of it (RX-6). The rest of it, at least a byte, keeps the socket readable when it has come.
-    pub(super) fn take_out(&mut self, sys: &dyn Receive, fd: RawFd) -> Result<()> {
+    /// `memory` is where other processes find the bytes, if there are any.
+    pub(super) fn take_out(&mut self, io: &mut Io<'_>) -> Result<()> {
         let Found::Incomplete(need) = self.outlook() else {
             return Ok(());
         };
-        // Opened records stand in front of it; they are delivered from memory.
-        self.window.forget_ahead();
-        for record in &mut self.opened {
-            record.wire = 0;
+        if self.taken.as_ref().is_some_and(|taken| taken.opened) {
+            // Two at a time: only while a record that did not fit either is being peeked at.
+            return Err(Error::WouldBlock);
         }
-        self.window.drop_stale(sys, fd)?;
+        if io.session.is_some() && self.has_opened() {
+            // They have to stay in the socket, for the other processes.
+            return Err(Error::WouldBlock);
+        }
+        // Opened records stand in front of it.
+        self.let_go_of_opened();
+        self.drop_stale(io)?;
         let known = self.window.unopened().len();
+        let place = self.snapshot();
         let taken = self.taken.get_or_insert_with(|| Taken {
             wire: Buffer::take(),
             len: 0,
+            opened: false,
         });
         // Not one byte of the next record, should it have come meanwhile; and not the last of this.
         let room = (need - 1).saturating_sub(taken.len).min(known);
         let out = &mut taken.wire.bytes_mut()[taken.len..][..room];
-        taken.len += self.window.take_out(sys, fd, out)?;
+        taken.len += match &mut io.session {
+            None => io.sys.take(io.fd, out)?,
+            Some(session) => session.take(place, io.sys, io.fd, out)?,
+        };
+        self.window.release();
         Ok(())
     }
 
@@ -383,21 +573,24 @@ impl Records {
 
     /// The end of a look or of a call: drops what is done with, gives memory back, and tells the
     /// kernel for how many bytes somebody is to be woken (design rule 4).
-    pub(super) fn settle(&mut self, sys: &dyn Receive, fd: RawFd) {
+    pub(super) fn settle(&mut self, io: &mut Io<'_>) {
         for record in &mut self.opened {
             record.fresh = false;
         }
         self.window.end_of_call();
-        self.tell_kernel(sys, fd, false);
+        self.tell_kernel(io, false);
     }
 
     /// As [`Records::settle`], in the middle of a call that `waits` for another record than those
     /// that are opened.
-    pub(super) fn tell_kernel(&mut self, sys: &dyn Receive, fd: RawFd, waits: bool) {
+    pub(super) fn tell_kernel(&mut self, io: &mut Io<'_>, waits: bool) {
         let outlook = self.outlook();
-        if !matches!(outlook, Found::Ready(_)) || Window::is_dear() {
+        let is_idle = !matches!(outlook, Found::Ready(_)) || Window::is_dear();
+        if is_idle || io.session.is_some() {
             // What fails here is told by the next look.
-            let _ = self.window.drop_stale(sys, fd);
+            let _ = self.drop_stale(io);
+        }
+        if is_idle {
             if self.opened.is_empty() {
                 self.spare = None;
             }
@@ -410,8 +603,8 @@ impl Records {
             Found::Rekey => usize::MAX,
             Found::Stopped(_) if self.stop_told => usize::MAX,
             Found::Incomplete(need) if waits || self.opened.is_empty() => {
-                let taken = self.taken.as_ref().map_or(0, |taken| taken.len);
-                self.window.ahead() + need - taken
+                let taken = self.taken.as_ref().filter(|taken| !taken.opened);
+                self.window.ahead() + need - taken.map_or(0, |taken| taken.len)
             }
             Found::Nothing if waits => self.window.ahead() + prefix,
             // Records wait in the socket: a mark that they reach is as good as any, and saves a call.
@@ -419,8 +612,12 @@ impl Records {
             _ => prefix,
         };
         if mark != self.mark {
-            sys.set_low_water(fd, mark);
+            io.sys.set_low_water(io.fd, mark);
             self.mark = mark;
+        }
+        let place = self.snapshot();
+        if let Some(session) = &mut io.session {
+            session.publish(place);
         }
     }
 }

@@ -4,13 +4,14 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
-use super::Receiver;
+use rustix::io::Errno;
+
 use super::receive::Patience;
 use super::records::Found;
+use super::{Entered, Receiver};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
-use crate::sync::lock;
 
 impl Receiver {
     /// Moves data of at most one record, at most `len` bytes and what fits, into `pipe` (RX-41 to
@@ -25,66 +26,59 @@ impl Receiver {
         }
         let mut patience = Patience::new(self, dont_wait);
         let _turn = self.take_turn(&mut patience)?;
-        let mut state = lock(&self.state);
+        let mut entered = self.enter()?;
         let result = loop {
-            if let Some(record) = state.opened().front() {
+            let Entered { io, records } = &mut entered;
+            if let Some(record) = records.opened().front() {
                 if record.content_type != APPLICATION_DATA {
                     break Err(Error::Invalid);
                 }
                 if record.rest().is_empty() {
-                    let empty = state.opened().pop_front().expect("the front just seen");
-                    state.finish(empty);
+                    let empty = records.opened().pop_front();
+                    records.finish(empty.expect("the front just seen"));
                     continue;
                 }
                 let rest = record.rest();
                 match self.sys.fill_pipe(pipe, &rest[..rest.len().min(len)]) {
-                    Ok(written) => break Ok(written),
-                    Err(rustix::io::Errno::AGAIN) if !dont_wait => {
-                        drop(state);
-                        let waited = self.sys.wait_for_pipe(pipe);
-                        state = lock(&self.state);
-                        if let Err(errno) = waited {
-                            break Err(Error::from(errno));
-                        }
+                    Err(Errno::AGAIN) if !dont_wait => {
+                        entered.settle();
+                        drop(entered);
+                        self.sys.wait_for_pipe(pipe)?;
+                        entered = self.enter()?;
+                        continue;
                     }
-                    Err(errno) => break Err(Error::from(errno)),
+                    written => break written.map_err(Error::from),
+                }
+            }
+            let found = records.look(io);
+            if let Found::Ready(wire) = found {
+                let opened = records.open(wire);
+                match self.opened(opened.as_ref().err()).and(opened) {
+                    Ok(record) => records.keep(record),
+                    Err(error) => break Err(error),
                 }
                 continue;
             }
-            match state.look(self.sys, self.fd(), &self.pending) {
-                Found::Ready(wire) => {
-                    let opened = state.open(wire);
-                    if let Err(error) = self.opened(opened.as_ref().err()) {
-                        break Err(error);
-                    }
-                    match opened {
-                        Ok(record) => state.keep(record),
-                        Err(error) => break Err(error),
-                    }
-                }
-                Found::Eof if self.pending.peek().is_none() => break Ok(0),
-                found => {
-                    let waited;
-                    (state, waited) = self.wait(state, found, &mut patience, false);
-                    match waited {
-                        Ok(true) => {}
-                        Ok(false) => break Ok(0),
-                        Err(error) => break Err(error),
-                    }
-                }
+            let waited;
+            (entered, waited) = self.wait(entered, found, &mut patience, false)?;
+            match waited {
+                Ok(true) => {}
+                Ok(false) => break Ok(0),
+                Err(error) => break Err(error),
             }
         };
+        let records = &mut entered.records;
         if let Ok(written @ 1..) = result {
-            let record = state.opened().front_mut().expect("what was written from");
+            let record = records.opened().front_mut().expect("what was written from");
             record.advance(written);
             if record.rest().is_empty() {
-                let record = state.opened().pop_front().expect("the same");
-                state.finish(record);
+                let record = records.opened().pop_front().expect("the same");
+                records.finish(record);
             }
             self.bytes.fetch_add(written as u64, Ordering::Relaxed);
             STATS.rx_bytes.add(written as u64);
         }
-        state.settle(self.sys, self.fd());
+        entered.settle();
         result
     }
 }

@@ -8,25 +8,25 @@ use crate::sync::{Event, Woken};
 
 /// A lock that is waited for as a receive waits: for so long, and until a signal (MT-4).
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct TurnLock {
     taken: AtomicBool,
     free: Event,
 }
 
 /// It is the caller's turn, until this is dropped.
 #[must_use]
-pub(super) struct Mine<'a>(&'a Turn);
+pub(super) struct TurnGuard<'a>(&'a TurnLock);
 
-impl Turn {
+impl TurnLock {
     /// Takes the turn if nobody has it.
-    pub(super) fn try_take(&self) -> Option<Mine<'_>> {
+    pub(super) fn try_take(&self) -> Option<TurnGuard<'_>> {
         // Acquire: pairs with the Release in `drop`; the one before is done.
         let taken = self.taken.swap(true, Ordering::Acquire);
-        (!taken).then(|| Mine(self))
+        (!taken).then(|| TurnGuard(self))
     }
 
     /// Sleeps until the turn is taken, the time is up, or a handler has run: says which.
-    pub(super) fn take(&self, timeout: Option<Duration>) -> Result<Mine<'_>, Woken> {
+    pub(super) fn take(&self, timeout: Option<Duration>) -> Result<TurnGuard<'_>, Woken> {
         loop {
             let ticket = self.free.ticket();
             if let Some(mine) = self.try_take() {
@@ -40,7 +40,7 @@ impl Turn {
     }
 }
 
-impl Drop for Mine<'_> {
+impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `try_take`.
         self.0.taken.store(false, Ordering::Release);

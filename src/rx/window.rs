@@ -76,6 +76,17 @@ impl Window {
         self.start = (self.start + len).min(self.end);
     }
 
+    /// Bytes in the socket that are done with.
+    pub(super) fn stale(&self) -> usize {
+        self.stale
+    }
+
+    /// Nothing is known any more.
+    pub(super) fn forget(&mut self) {
+        self.release();
+        (self.stale, self.ahead, self.full) = (0, 0, false);
+    }
+
     /// Bytes in the socket of records that are opened.
     pub(super) fn ahead(&self) -> usize {
         self.ahead
@@ -148,22 +159,6 @@ impl Window {
             Err(Errno::AGAIN) => Ok(Filled::Empty),
             Err(errno) => Err(errno),
         }
-    }
-
-    /// Takes the known unopened bytes out of the socket and into `out`, which has room for them.
-    ///
-    /// # Errors
-    /// The socket's own.
-    pub(super) fn take_out(
-        &mut self,
-        sys: &dyn Receive,
-        fd: RawFd,
-        out: &mut [u8],
-    ) -> Result<usize, Errno> {
-        debug_assert!(self.stale == 0 && self.ahead == 0);
-        let taken = sys.take(fd, out)?;
-        (self.start, self.end) = (0, 0);
-        Ok(taken)
     }
 
     /// Gives the memory back; what it held will be peeked again.

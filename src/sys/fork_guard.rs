@@ -1,10 +1,11 @@
 //! Which process are we, as far as keys are concerned?
 //!
 //! A (key, nonce) pair must never be used twice (design rule 1), so a process may only seal with
-//! keys that were set in itself. The *epoch* tells: connections remember the one in which they were
-//! set up. It lives in a page that the kernel wipes in every child (`MADV_WIPEONFORK`), so that it
+//! keys that were set in itself, or that the fork handlers have made it share. The *epoch* tells:
+//! connections remember the one in which they were set up or shared. It lives in a page that the kernel wipes in every child (`MADV_WIPEONFORK`), so that it
 //! is also right in a child that came by a raw `clone`, behind the back of `pthread_atfork`.
 
+use std::num::NonZeroU64;
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +15,15 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use super::net::borrow;
 
 /// What tells one socket from another that has the same descriptor number later.
-pub type Identity = (u64, u64);
+pub type Identity = NonZeroU64;
 
 /// The socket behind `fd`, or `None` if it cannot be told.
 #[must_use]
 pub fn identity(fd: RawFd) -> Option<Identity> {
     let stat = rustix::fs::fstat(borrow(fd).ok()?).ok()?;
-    Some((stat.st_dev, stat.st_ino))
+    let is_socket = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_socket();
+    // Every socket is of one file system, so its inode is enough.
+    NonZeroU64::new(stat.st_ino).filter(|_| is_socket)
 }
 
 /// The epoch of this process; never 0, and another one in every child.

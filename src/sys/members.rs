@@ -7,7 +7,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::process::{Pid, PidfdFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 
 /// The list. All zeroes is the empty one.
 #[derive(Debug)]
@@ -82,26 +83,19 @@ impl Default for Members {
     }
 }
 
-/// Whether there is a process `pid` that has not ended; one that waits to be reaped has.
+/// Whether there is a process `pid` that has not ended. A child of another process counts until it
+/// is reaped.
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return false;
     };
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(process) => {
-            let now = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            // Readable when it has ended.
-            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&now)) != Ok(1)
-        }
-        Err(rustix::io::Errno::SRCH) => false,
-        // Before Linux 5.3, or out of descriptors.
-        Err(_) => rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH),
+    if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) {
+        return false;
     }
+    // One of our own children may have ended and wait to be reaped.
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(rustix::process::waitid(WaitId::Pid(pid), look), Ok(Some(_)))
 }
 
 /// A process more than this is never counted as gone.

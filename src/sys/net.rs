@@ -375,6 +375,30 @@ fn tcp_info<const N: usize>(fd: BorrowedFd<'_>) -> Option<[u8; N]> {
     (done.is_ok() && len as usize == N).then_some(info)
 }
 
+/// Bytes that were ever read from the socket, where the kernel can tell: TCP.
+pub(super) fn bytes_read(fd: RawFd) -> Option<u64> {
+    // struct tcp_info of <linux/tcp.h>, append-only; this field came with Linux 4.1.
+    const BYTES_RECEIVED: usize = 128;
+    let fd = borrow(fd).ok()?;
+    if sockopt::socket_protocol(fd).ok()?? != rustix::net::ipproto::TCP {
+        return None;
+    }
+    let received = || -> Option<u64> {
+        let info: [u8; BYTES_RECEIVED + 8] = tcp_info(fd)?;
+        Some(u64::from_ne_bytes(*info.last_chunk::<8>()?))
+    };
+    // As for what was written: the two belong together if nothing came between.
+    let mut before = received()?;
+    loop {
+        let queued = rustix::io::ioctl_fionread(fd).ok()?;
+        let after = received()?;
+        if before == after {
+            return after.checked_sub(queued);
+        }
+        before = after;
+    }
+}
+
 /// Bytes written to the socket that its peer has not acknowledged (`SIOCOUTQ`).
 fn out_queue(fd: BorrowedFd<'_>) -> Option<u64> {
     const SIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;

@@ -44,6 +44,8 @@ pub trait Receive: Send + Sync {
     fn receive_timeout(&self, fd: RawFd) -> Option<Duration>;
     /// Whether every signal handler of the program was installed with `SA_RESTART`.
     fn handlers_restart(&self) -> bool;
+    /// Bytes ever read from the socket, where the kernel counts them.
+    fn consumed(&self, fd: RawFd) -> Option<u64>;
     /// Writes what a pipe has room for now.
     fn fill_pipe(&self, pipe: RawFd, bytes: &[u8]) -> Result<usize, Errno>;
     /// Sleeps until a pipe has room or no reader.
@@ -145,6 +147,10 @@ impl Receive for Linux {
 
     fn handlers_restart(&self) -> bool {
         super::net::Sys::handlers_restart(&super::net::Linux)
+    }
+
+    fn consumed(&self, fd: RawFd) -> Option<u64> {
+        super::net::bytes_read(fd)
     }
 
     fn fill_pipe(&self, pipe: RawFd, bytes: &[u8]) -> Result<usize, Errno> {

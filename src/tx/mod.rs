@@ -24,10 +24,12 @@ mod open_record;
 mod pace;
 mod queue;
 mod ready_list;
+mod recovery;
 mod send;
 mod share;
 mod shared;
 mod shared_calls;
+mod shared_control;
 mod transmit;
 mod writer;
 
@@ -36,6 +38,7 @@ mod shared_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -74,7 +77,6 @@ pub trait Waker: Send + Sync {
 }
 
 /// What all connections of a process share.
-#[derive(Clone)]
 pub struct Shared {
     /// The kernel.
     pub sys: &'static dyn Sys,
@@ -99,7 +101,7 @@ pub struct Settings {
 
 /// One connection's transmit direction.
 pub struct Connection {
-    shared: Shared,
+    shared: Arc<Shared>,
     settings: Settings,
     /// Names the connection to the worker; never reused in a process.
     id: u64,
@@ -116,7 +118,8 @@ pub struct Connection {
     pending: Arc<PendingError>,
     /// Moved to shared memory with the rest; see [`Connection::counts`].
     counts: Counts,
-    /// Bits `BROKEN`, `BLOCKED`, `CALLER_POLLS`, `SHUTDOWN`, `CLOSING`, `SLEEPING`.
+    /// Bits `BROKEN`, `BLOCKED`, `CALLER_POLLS`, `SHUTDOWN`, `CLOSING`, `SLEEPING`,
+    /// `PAUSED`.
     state: AtomicU32,
     /// Calls so far, for the worker to see whether the program is quiet.
     calls: AtomicU32,
@@ -128,6 +131,9 @@ pub struct Connection {
     /// last record is out, as nobody else may.
     owned: Mutex<Option<(OwnedFd, Arc<Connection>)>>,
     watched: AtomicBool,
+    /// Attempts of this process to change the keys, for the statistics.
+    rekeys_ok: AtomicU32,
+    rekeys_refused: AtomicU32,
 }
 
 /// What is known of the stream without a lock.
@@ -140,9 +146,10 @@ struct Counts {
     /// Plaintext bytes accepted, and handed to the kernel.
     accepted: AtomicU64,
     handed: AtomicU64,
-    /// Those handed over before the connection was shared.
-    handed_before: AtomicU64,
     records_sent: AtomicU64,
+    /// Both, as they were when the connection came to be shared.
+    handed_before: AtomicU64,
+    records_before: AtomicU64,
 }
 
 /// What the sending side owns.
@@ -157,6 +164,8 @@ struct Sender {
     sealed: u64,
     max_payload: usize,
     pace: Pace,
+    /// Fingerprints of the keys before the present ones.
+    used: Box<[u64]>,
 }
 
 /// What `uktls_get_info` reports of a connection.
@@ -190,7 +199,7 @@ impl Connection {
     /// # Errors
     /// [`Error::CipherMissing`] if no AEAD implementation has the cipher.
     pub fn new(
-        shared: Shared,
+        shared: Arc<Shared>,
         settings: Settings,
         fd: RawFd,
         keys: TrafficKeys,
@@ -206,6 +215,7 @@ impl Connection {
             sealed: 0,
             max_payload: MAX_PLAINTEXT,
             pace: Pace::default(),
+            used: Box::default(),
         };
         STATS.tx_sw.add(1);
         let connection = Self::assemble(shared, settings, fd, Some(Mutex::new(sender)), pending);
@@ -213,7 +223,7 @@ impl Connection {
     }
 
     fn assemble(
-        shared: Shared,
+        shared: Arc<Shared>,
         settings: Settings,
         fd: RawFd,
         sender: Option<Mutex<Sender>>,
@@ -240,6 +250,8 @@ impl Connection {
             room: Event::default(),
             owned: Mutex::new(None),
             watched: AtomicBool::new(false),
+            rekeys_ok: AtomicU32::new(0),
+            rekeys_refused: AtomicU32::new(0),
         }
     }
 
@@ -297,8 +309,14 @@ impl Connection {
             (None, None) => Err(Error::NotRecoverable),
         };
         match result {
-            Ok(()) => STATS.tx_rekey_ok.add(1),
-            Err(_) => STATS.tx_rekey_error.add(1),
+            Ok(()) => {
+                STATS.tx_rekey_ok.add(1);
+                self.rekeys_ok.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {
+                STATS.tx_rekey_error.add(1);
+                self.rekeys_refused.fetch_add(1, Ordering::Relaxed);
+            }
         }
         result
     }
@@ -384,6 +402,14 @@ impl Connection {
         let accepted = counts.accepted.load(Ordering::Acquire);
         // In shared memory a sender may have died between the two.
         accepted.saturating_sub(handed)
+    }
+
+    /// Attempts of this process to change the keys: those that succeeded, and those refused.
+    pub fn rekeys(&self) -> (u64, u64) {
+        (
+            self.rekeys_ok.load(Ordering::Relaxed).into(),
+            self.rekeys_refused.load(Ordering::Relaxed).into(),
+        )
     }
 
     /// The worker's name for this connection.
@@ -526,12 +552,30 @@ impl Sender {
         if (keys.version, keys.cipher) != (self.sealer.version(), self.sealer.cipher()) {
             return Err(Error::Invalid);
         }
+        // Design rule 1: nothing that was ever sealed with is taken again.
+        let (old, new) = (fingerprint(&self.keys), fingerprint(&keys));
+        if keys.may_repeat(&self.keys, self.numbers.peek().rec_seq)
+            || (old != new && self.used.contains(&new))
+        {
+            return Err(Error::Invalid);
+        }
         // Nothing can fail after this line.
         self.sealer = Arc::new(RecordSealer::new(&keys, choice)?);
+        if old != new {
+            self.used = self.used.iter().copied().chain([old]).collect();
+        }
         self.numbers = keys.numbers();
         self.keys = SecretBox::new(keys);
         Ok(())
     }
+}
+
+/// Tells keys apart, and nothing of them: a hash with a secret of this process.
+fn fingerprint(keys: &TrafficKeys) -> u64 {
+    static SECRET: OnceLock<RandomState> = OnceLock::new();
+    SECRET
+        .get_or_init(RandomState::new)
+        .hash_one(keys.key.bytes())
 }
 
 impl core::fmt::Debug for Connection {
@@ -555,3 +599,5 @@ const SHUTDOWN: u32 = 8;
 const CLOSING: u32 = 16;
 /// A call sleeps for room.
 const SLEEPING: u32 = 32;
+/// The worker has found the program quiet since the last call.
+const PAUSED: u32 = 64;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Pace {
     last: Option<Instant>,
     streak: u32,
+    /// The streak at which the kernel is asked next; doubles with every answer of the peer.
+    enough: Enough,
     calls: u32,
     asked: Option<Asked>,
 }
@@ -31,19 +33,36 @@ impl Pace {
     ///
     /// `segments_in` is the number of segments with data that the peer has sent so far, if the
     /// kernel counts them for this socket; it is a system call and asked for once per burst.
-    pub(crate) fn call(&mut self, now: Instant, segments_in: impl FnOnce() -> Option<u32>) -> bool {
+    pub(crate) fn call(
+        &mut self,
+        now: impl FnOnce() -> Instant,
+        segments_in: impl FnOnce() -> Option<u32>,
+    ) -> bool {
+        self.calls = self.calls.wrapping_add(1);
+        let patience = match self.streams() {
+            // Reading the clock takes a tenth of a call that does nothing but seal a short record.
+            true if !self.calls.is_multiple_of(LOOK) => return true,
+            true => QUICK * LOOK,
+            false => QUICK,
+        };
+        let now = now();
         let quick = self
             .last
-            .is_some_and(|last| now.saturating_duration_since(last) < QUICK);
+            .is_some_and(|last| now.saturating_duration_since(last) < patience);
         self.last = Some(now);
-        self.calls = self.calls.wrapping_add(1);
         self.streak = if quick {
             self.streak.saturating_add(1)
         } else {
             0
         };
-        if self.streak == STREAK && segments_in().is_some_and(|segments| self.answers(segments)) {
-            self.streak = 0;
+        if self.streak == self.enough.0 {
+            if segments_in().is_some_and(|segments| self.answers(segments)) {
+                self.streak = 0;
+                self.enough.0 = (self.enough.0 * 2).min(STREAK_MAX);
+            } else {
+                self.enough = Enough::default();
+                self.streak = self.streak.max(STREAK);
+            }
         }
         self.streams()
     }
@@ -67,9 +86,24 @@ impl Pace {
         self.last = Some(now);
     }
 
+    /// The worker has seen a pause: what comes next is no part of the stream before.
+    pub(crate) fn paused(&mut self) {
+        self.last = None;
+        self.streak = 0;
+    }
+
     /// Whether the last call found the connection streaming.
     pub(crate) fn streams(&self) -> bool {
-        self.streak >= STREAK
+        self.streak >= self.enough.0
+    }
+}
+
+#[derive(Debug)]
+struct Enough(u32);
+
+impl Default for Enough {
+    fn default() -> Self {
+        Enough(STREAK)
     }
 }
 
@@ -78,9 +112,15 @@ impl Pace {
 /// next; a program that has its data at hand leaves a few hundred nanoseconds.
 const QUICK: Duration = Duration::from_micros(2);
 
+/// A stream's clock is read once in so many calls; the worker tells of longer pauses.
+const LOOK: u32 = 4;
+
 /// This many quick calls in a row make a burst. A response written in a few pieces (status line,
 /// headers, body) stays below and is never handed to the worker.
 const STREAK: u32 = 4;
+
+/// The question costs a tenth of a fast exchange, so one that goes on is asked about rarely.
+const STREAK_MAX: u32 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -90,10 +130,12 @@ mod tests {
     fn a_few_quick_calls_are_no_stream_but_many_are() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let found: Vec<bool> = (0..8)
-            .map(|call| pace.call(start + Duration::from_micros(call), || None))
+            .map(|call| pace.call(|| start + Duration::from_micros(call), || None))
             .collect();
         assert_eq!(found, [false, false, false, false, true, true, true, true]);
-        assert!(!pace.call(start + Duration::from_millis(1), || None));
+        let later = start + Duration::from_millis(1);
+        let ended = (0..LOOK).any(|_| !pace.call(|| later, || None));
+        assert!(ended);
     }
 
     /// An exchange in which every answer is there at once keeps the caller's own pace, and a stream
@@ -103,12 +145,12 @@ mod tests {
         let (mut pace, mut now, mut heard) = (Pace::default(), Instant::now(), 0);
         for _ in 0..1000 {
             now += Duration::from_nanos(500);
-            assert!(!pace.call(now, || Some(heard)));
+            assert!(!pace.call(|| now, || Some(heard)));
             heard += 1;
         }
-        let streamed = (0..20).any(|_| {
+        let streamed = (0..2 * STREAK_MAX).any(|_| {
             now += Duration::from_nanos(500);
-            pace.call(now, || Some(heard))
+            pace.call(|| now, || Some(heard))
         });
         assert!(streamed);
     }
@@ -117,10 +159,10 @@ mod tests {
     fn time_spent_in_a_call_is_no_pause() {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         for _ in 0..4 {
-            pace.call(now, || None);
+            pace.call(|| now, || None);
             now += Duration::from_micros(100);
             pace.resumed(now);
         }
-        assert!(pace.call(now, || None));
+        assert!(pace.call(|| now, || None));
     }
 }

@@ -12,7 +12,7 @@ use super::ready_list::Head;
 use super::shared_calls::Rest;
 use super::transmit::By;
 use super::writer::{Outcome, Segment};
-use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, SLEEPING, Sender};
+use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, PAUSED, SLEEPING, Sender};
 use crate::engine::{Buffer, Job, Kind};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -177,7 +177,11 @@ impl Connection {
         self.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
         let mut sender = self.private()?;
         let segments_in = || self.shared.sys.segments_in(self.fd());
-        sender.pace.call(Instant::now(), segments_in);
+        if self.is(PAUSED) {
+            self.unset(PAUSED);
+            sender.pace.paused();
+        }
+        sender.pace.call(Instant::now, segments_in);
         self.promise_to_poll(&sender);
         Some(sender)
     }
@@ -185,7 +189,7 @@ impl Connection {
     /// A call that does not stream looks at the list before it returns, so completions need not
     /// transmit; [`Connection::end_call`] or a sleep takes the promise back.
     fn promise_to_poll(&self, sender: &Sender) {
-        if self.settings.engine != Kind::Inline && !sender.pace.streams() {
+        if self.may_hand_off() && !sender.pace.streams() {
             self.set(CALLER_POLLS);
         }
     }
@@ -223,10 +227,10 @@ impl Connection {
             self.stop_polling(By::Caller);
         }
         self.cancel_if_drained();
-        if outcome.is_some() {
-            if let Some(mut sender) = self.private() {
-                sender.pace.resumed(Instant::now());
-            }
+        if outcome.is_some()
+            && let Some(mut sender) = self.private()
+        {
+            sender.pace.resumed(Instant::now());
         }
         match outcome {
             Some(Outcome::Failed(_)) => self.check().err(),
@@ -238,7 +242,7 @@ impl Connection {
     pub(super) fn is_full(&self) -> bool {
         let limit = match self.settings.engine {
             Kind::Threads => self.settings.queue_max,
-            Kind::Auto if self.hands_off(usize::MAX, true) => self.settings.queue_max,
+            Kind::Auto if self.may_hand_off() => self.settings.queue_max,
             _ => BATCH.min(self.settings.queue_max),
         };
         self.is(BLOCKED) || self.counts.queued.load(Ordering::Relaxed) >= limit as u64
@@ -401,10 +405,17 @@ impl Connection {
     }
 
     pub(super) fn count_accepted(&self, len: usize) {
-        // Release: pairs with the Acquire in `pending`.
+        let accepted = self.counts.accepted.load(Ordering::Relaxed);
+        // A plain store will do, as only the holder of the sender's lock writes. Release: pairs with
+        // the Acquire in `pending`.
         self.counts
             .accepted
-            .fetch_add(len as u64, Ordering::Release);
+            .store(accepted + len as u64, Ordering::Release);
+    }
+
+    /// Whether any record ever goes to the pool.
+    fn may_hand_off(&self) -> bool {
+        self.hands_off(usize::MAX, true)
     }
 
     /// Whether a record of `len` bytes goes to the pool.
@@ -494,6 +505,7 @@ impl Connection {
             return Ok(());
         }
         let out = buffer.head_mut(len);
+        STATS.sealed_inline.add(1);
         self.sealed_here(|| sender.sealer.seal_in_place(number, content_type, out))?;
         self.counts.queued.fetch_add(len as u64, Ordering::Relaxed);
         sender.sealed += 1;
@@ -510,7 +522,6 @@ impl Connection {
     pub(super) fn sealed_here(&self, seal: impl FnOnce() -> Result<()>) -> Result<()> {
         #[cfg(feature = "fault-injection")]
         let seal = || crate::engine::fault::point().and_then(|()| seal());
-        STATS.sealed_inline.add(1);
         seal().inspect_err(|error| self.refuse(error.errno()))
     }
 
@@ -529,7 +540,7 @@ impl<'a> Source<'a> {
     }
 
     /// The next `len` bytes, if they lie in one piece.
-    pub(super) fn contiguous(&self, len: usize) -> Option<&[u8]> {
+    fn contiguous(&self, len: usize) -> Option<&[u8]> {
         match self {
             Source::Pages(pages) => pages.bytes().get(..len),
             Source::Slices { slices, at } => slices.first()?.get(*at..)?.get(..len),

@@ -35,7 +35,11 @@ impl Connection {
     /// In the child: a connection of its own on the same shared state. `self` is the parent's,
     /// whose locks may be held by threads that are not here; the caller leaks it.
     #[must_use]
-    pub fn in_child(&self, shared: Shared, pending: Arc<PendingError>) -> Option<Arc<Connection>> {
+    pub fn in_child(
+        &self,
+        shared: Arc<Shared>,
+        pending: Arc<PendingError>,
+    ) -> Option<Arc<Connection>> {
         let joint = self.joint().filter(|_| !self.is(CLOSING))?;
         let joint = Joint::new(joint.memory.in_child(), joint.suite);
         let connection = Connection::assemble(shared, self.settings, self.fd(), None, pending);
@@ -66,7 +70,7 @@ impl Connection {
         state.sealed = sender.sealed;
         state.open_len = open_len;
         let written = self.shared.sys.written(self.fd());
-        state.start_with(Queue::filled(queued, sent), written);
+        state.queue = Queue::filled(queued, sent);
         let mut flags = 0;
         if self.is(BROKEN) {
             flags |= DEAD;
@@ -83,8 +87,8 @@ impl Connection {
             0
         };
         let counts = self.counts.handed_over(records, plain, queued - sent);
-        let head = Head::new(counts, flags, reserved);
-        let memory = Memory::new(head, state, OPEN_LEN + ring_len).map_err(Error::Os)?;
+        let head = Head::new(counts, flags, reserved, written);
+        let memory = Memory::new(head, [state; 2], OPEN_LEN + ring_len).map_err(Error::Os)?;
         {
             let mut held = memory.lock().map_err(Error::Os)?;
             let (open, ring) = held.parts().1.split_at_mut(OPEN_LEN);

@@ -6,15 +6,22 @@
 //!
 //! # When the holder dies
 //!
-//! The *phase* says what the holder was at. A number is spent when it is reserved; if the holder
-//! died before the record was in the queue, nobody can send that record any more, so the
-//! connection is broken for all. If it died around a `sendmsg`, the kernel is asked how much it
-//! has, and the others go on (MT-8). Dying with only the turn is harmless.
+//! The state is replaced as a whole, by one store, so a holder that is killed leaves the one from
+//! before or the one after. The *phase* says what else it was at, and the next one finishes that
+//! (MT-8):
+//!
+//! - Sealing: the plaintext is in the open record, so the same bytes are sealed again with the same
+//!   number, to the same ciphertext. (Hence the program's bytes are copied first.) No number is ever
+//!   used for two different records, nor left out.
+//! - Sending: the kernel is asked how much it has taken. Where it cannot tell, for a UNIX socket,
+//!   the connection is broken.
+//!
+//! Dying with only the turn is harmless.
 #![forbid(unsafe_code)]
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
@@ -29,12 +36,13 @@ use crate::engine::Buffer;
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::record::{RecordNumber, RecordNumbers, Version};
+use crate::stats::STATS;
 use crate::sync::{Mutex, lock};
 use crate::sys::shared::{Held, Shared as Memory};
 
 /// A connection's part in the shared state.
 pub(super) struct Joint {
-    pub memory: Memory<Head, State>,
+    pub memory: Memory<Head, States>,
     /// The same for the life of the connection.
     pub suite: (Version, Cipher),
     /// Made from the shared keys by this process, with their generation.
@@ -51,12 +59,18 @@ pub(super) struct Head {
     /// The process whose sender was asleep at the fork, as long as it has the turn.
     pub reserved: AtomicU32,
     /// What the holder of the lock is at.
-    phase: AtomicU32,
-    /// Which of the two queues is in force.
+    pub(super) phase: AtomicU32,
+    /// Content type of the record that is being sealed.
+    pub(super) sealing: AtomicU32,
+    /// Which of the two states is in force.
     current: AtomicU32,
+    /// Bytes written to the socket before the queue's first, as the kernel counts.
+    pub(super) written_before: Option<u64>,
 }
 
-/// What only the holder of the lock touches.
+/// What only the holder of the lock touches: the state in force, and the next one.
+pub(super) type States = [State; 2];
+
 #[derive(Clone, Copy)]
 pub(super) struct State {
     /// crypto_info with the keys; its numbers are those that the keys came with.
@@ -69,9 +83,7 @@ pub(super) struct State {
     pub open_len: usize,
     /// Records sealed since the connection began.
     pub sealed: u64,
-    queues: [Queue; 2],
-    /// Bytes written to the socket before the queue's first, as the kernel counts.
-    written_before: Option<u64>,
+    pub queue: Queue,
 }
 
 impl State {
@@ -83,17 +95,10 @@ impl State {
             max_payload: 0,
             open_len: 0,
             sealed: 0,
-            queues: [Queue::default(); 2],
-            written_before: None,
+            queue: Queue::default(),
         };
         state.set_keys(keys);
         state
-    }
-
-    /// The queue at the start, before others can see it.
-    pub(super) fn start_with(&mut self, queue: Queue, written: Option<u64>) {
-        self.queues[0] = queue;
-        self.written_before = written;
     }
 
     fn set_keys(&mut self, keys: &TrafficKeys) {
@@ -103,13 +108,15 @@ impl State {
 }
 
 impl Head {
-    pub(super) fn new(counts: Counts, flags: u32, reserved: u32) -> Head {
+    pub(super) fn new(counts: Counts, flags: u32, reserved: u32, written: Option<u64>) -> Head {
         Head {
             counts,
             flags: AtomicU32::new(flags),
             reserved: AtomicU32::new(reserved),
             phase: AtomicU32::new(IDLE),
+            sealing: AtomicU32::new(0),
             current: AtomicU32::new(0),
+            written_before: written,
         }
     }
 
@@ -119,7 +126,7 @@ impl Head {
 }
 
 impl Joint {
-    pub(super) fn new(memory: Memory<Head, State>, suite: (Version, Cipher)) -> Joint {
+    pub(super) fn new(memory: Memory<Head, States>, suite: (Version, Cipher)) -> Joint {
         Joint {
             memory,
             suite,
@@ -145,32 +152,47 @@ impl Connection {
 
 /// The lock is held.
 pub(super) struct Locked<'a> {
-    held: Held<'a, State>,
-    joint: &'a Joint,
-    connection: &'a Arc<Connection>,
+    pub(super) held: Held<'a, States>,
+    pub(super) joint: &'a Joint,
+    pub(super) connection: &'a Arc<Connection>,
 }
 
 impl Locked<'_> {
-    pub(super) fn state(&mut self) -> &mut State {
-        &mut self.held
+    /// The state in force.
+    pub(super) fn state(&self) -> &State {
+        &self.held[self.head().current.load(Ordering::Relaxed) as usize % 2]
     }
 
-    fn head(&self) -> &Head {
+    /// Changes the state: the change is there as a whole or not at all.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut State)) {
+        let mut next = *self.state();
+        change(&mut next);
+        let other = (self.head().current.load(Ordering::Relaxed) + 1) % 2;
+        self.held[other as usize] = next;
+        // AcqRel: whoever finds the new index after our death finds the state as well, and nothing
+        // of the change that comes after this one, which goes where the old state is.
+        self.head().current.swap(other, Ordering::AcqRel);
+        let queued = next.queue.len() as u64;
+        self.head().counts.queued.store(queued, Ordering::Release);
+        zeroize::Zeroize::zeroize(&mut next.keys);
+    }
+
+    pub(super) fn head(&self) -> &Head {
         &self.joint.memory
     }
 
     pub(super) fn keys(&self) -> Result<TrafficKeys> {
         let len = crypto_info::expected_len(self.joint.suite.1);
-        CryptoInfo::parse(&self.held.keys[..len])
+        CryptoInfo::parse(&self.state().keys[..len])
     }
 
     pub(super) fn number(&self) -> RecordNumber {
-        self.held.next
+        self.state().next
     }
 
     /// The sealer for the keys in force.
     pub(super) fn sealer(&self) -> Result<Arc<RecordSealer>> {
-        let generation = self.held.generation;
+        let generation = self.state().generation;
         let mut cached = lock(&self.joint.sealer);
         if let Some((_, sealer)) = cached.as_ref().filter(|(made, _)| *made == generation) {
             return Ok(Arc::clone(sealer));
@@ -185,83 +207,26 @@ impl Locked<'_> {
     pub(super) fn rekey(&mut self, keys: &TrafficKeys) -> Result<()> {
         // Known to work before anything changes.
         let sealer = RecordSealer::new(keys, self.connection.settings.aead)?;
-        self.enter(CHANGING);
-        self.held.generation += 1;
-        self.held.set_keys(keys);
-        self.held.next = keys.numbers().peek();
-        self.enter(IDLE);
-        *lock(&self.joint.sealer) = Some((self.held.generation, Arc::new(sealer)));
+        self.change(|state| {
+            state.generation += 1;
+            state.set_keys(keys);
+            state.next = keys.numbers().peek();
+        });
+        *lock(&self.joint.sealer) = Some((self.state().generation, Arc::new(sealer)));
         Ok(())
     }
 
-    fn queue(&self) -> Queue {
-        let current = self.head().current.load(Ordering::Relaxed);
-        self.held.queues[current as usize % 2]
-    }
-
-    /// Replaces the queue in one store.
-    fn set_queue(&mut self, queue: Queue) {
-        let other = (self.head().current.load(Ordering::Relaxed) + 1) % 2;
-        self.held.queues[other as usize] = queue;
-        // Release: whoever finds the new index after our death finds the queue as well.
-        self.head().current.store(other, Ordering::Release);
-        let queued = queue.len() as u64;
-        self.head().counts.queued.store(queued, Ordering::Release);
-    }
-
-    fn enter(&self, phase: u32) {
+    pub(super) fn enter(&self, phase: u32) {
         // AcqRel: what is written before stays before, what after, after, for whoever looks at it
         // when we have died.
         self.head().phase.swap(phase, Ordering::AcqRel);
     }
 
-    /// Nothing can be said of the last holder but the phase in which it died, or panicked.
-    #[cold]
-    fn recover_from(&mut self, phase: u32) {
-        log::warn!("connection {}: a sender died", self.connection.id);
-        let overhead = self.overhead();
-        if phase == SENDING {
-            let queue = self.queue();
-            let written = self.connection.shared.sys.written(self.connection.fd());
-            let taken = written
-                .zip(self.held.written_before)
-                .and_then(|(now, before)| now.checked_sub(before)?.checked_sub(queue.wire))
-                .and_then(|taken| usize::try_from(taken).ok())
-                .filter(|taken| *taken <= queue.len());
-            match taken {
-                Some(taken) => {
-                    let after = queue.without(&self.held.area()[OPEN_LEN..], taken, overhead);
-                    self.set_queue(after);
-                }
-                None => self.die(Error::NotRecoverable.errno()),
-            }
-        } else {
-            // A number is spent and its record lost, or the keys are neither old nor new.
-            self.connection.refuse(Error::NotRecoverable.errno());
-        }
-        let queue = self.queue();
-        let queued = queue.plain_len(&self.held.area()[OPEN_LEN..], overhead);
-        let counts = &self.head().counts;
-        let handed = counts.handed_before.load(Ordering::Relaxed) + queue.plain;
-        counts.handed.store(handed, Ordering::Release);
-        let accepted = handed + queued + self.held.open_len as u64;
-        counts.accepted.store(accepted, Ordering::Release);
-        counts.queued.store(queue.len() as u64, Ordering::Release);
-        self.enter(IDLE);
+    pub(super) fn ring(&self) -> &[u8] {
+        &self.held.area()[OPEN_LEN..]
     }
 
-    fn recover(&mut self) {
-        // Only ever another phase while the lock is held; so its holder is gone.
-        let phase = self.head().phase.load(Ordering::Acquire);
-        if phase != IDLE {
-            self.recover_from(phase);
-        }
-        if self.head().is(DEAD) && self.queue().len() > 0 {
-            self.set_queue(self.queue().cleared());
-        }
-    }
-
-    fn overhead(&self) -> usize {
+    pub(super) fn overhead(&self) -> usize {
         let (version, cipher) = self.joint.suite;
         crate::record::Layout::new(version, cipher.nonce_form(version)).overhead()
     }
@@ -271,21 +236,15 @@ impl Locked<'_> {
         self.space(2 * Buffer::LEN).is_some()
     }
 
-    fn space(&self, len: usize) -> Option<usize> {
-        let size = self.held.area().len() - OPEN_LEN;
-        self.queue().space(size, len)
+    pub(super) fn space(&self, len: usize) -> Option<usize> {
+        self.state().queue.space(self.ring().len(), len)
     }
 
     /// Appends to the open record.
     pub(super) fn extend_open(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
-        let (state, area) = self.held.parts();
-        fill(&mut area[state.open_len..][..len]);
-        fence(Ordering::Release);
-        state.open_len += len;
-        self.count_accepted(len);
-    }
-
-    fn count_accepted(&self, len: usize) {
+        let open = self.state().open_len;
+        fill(&mut self.held.parts().1[open..][..len]);
+        self.change(|state| state.open_len += len);
         // Release: pairs with the Acquire in `pending`.
         let accepted = &self.head().counts.accepted;
         accepted.fetch_add(len as u64, Ordering::Release);
@@ -293,55 +252,39 @@ impl Locked<'_> {
 
     /// Seals the open record, if there is one. `false`: there is no room for it now.
     pub(super) fn seal_open(&mut self, content_type: u8) -> Result<bool> {
-        let len = self.held.open_len;
-        if len == 0 {
+        let (open_len, next) = (self.state().open_len, self.state().next);
+        if open_len == 0 {
             return Ok(true);
         }
-        let Some(at) = self.space(len + self.overhead()) else {
-            return Ok(false);
-        };
-        self.seal(at, content_type, None)?;
-        Ok(true)
-    }
-
-    /// Seals `plain`, straight from the program's memory, as one record.
-    pub(super) fn seal_slice(&mut self, content_type: u8, plain: &[u8]) -> Result<()> {
-        let at = self.space(plain.len() + self.overhead());
-        self.seal(at.ok_or(Error::WouldBlock)?, content_type, Some(plain))?;
-        self.count_accepted(plain.len());
-        Ok(())
-    }
-
-    /// Seals `plain`, or the open record, into the queue at `at`.
-    fn seal(&mut self, at: usize, content_type: u8, plain: Option<&[u8]>) -> Result<()> {
         let connection = self.connection;
         let sealer = self.sealer()?;
-        self.enter(CHANGING);
-        let next = self.held.next;
+        let len = open_len + sealer.overhead();
+        let Some(at) = self.space(len) else {
+            return Ok(false);
+        };
         let mut numbers = RecordNumbers::new(next.rec_seq, next.nonce_explicit);
         let Some(number) = numbers.reserve() else {
-            self.enter(IDLE);
             connection.refuse(Error::SealFailed.errno());
             return Err(Error::SealFailed);
         };
-        self.held.next = numbers.peek();
-        let queue = self.queue();
-        let (state, area) = self.held.parts();
-        let (open, ring) = area.split_at_mut(OPEN_LEN);
-        let is_open = plain.is_none();
-        let plain = plain.unwrap_or(&open[..state.open_len]);
-        let len = plain.len() + sealer.overhead();
-        let out = &mut ring[at..at + len];
+        let sealing = &self.head().sealing;
+        sealing.store(content_type.into(), Ordering::Release);
+        // From here on this number belongs to these bytes.
+        self.enter(SEALING);
+        let (open, ring) = self.held.parts().1.split_at_mut(OPEN_LEN);
+        let (plain, out) = (&open[..open_len], &mut ring[at..at + len]);
+        STATS.sealed_inline.add(1);
         let sealed = connection.sealed_here(|| sealer.seal_from(number, content_type, plain, out));
-        if sealed.is_ok() {
-            if is_open {
+        self.change(|state| {
+            state.next = numbers.peek();
+            if sealed.is_ok() {
                 state.open_len = 0;
+                state.sealed += 1;
+                state.queue = state.queue.with(at, len);
             }
-            state.sealed += 1;
-            self.set_queue(queue.with(at, len));
-        }
+        });
         self.enter(IDLE);
-        sealed
+        sealed.map(|()| true)
     }
 
     /// Hands the queue to the kernel as far as it takes it.
@@ -350,16 +293,16 @@ impl Locked<'_> {
         let overhead = self.overhead();
         loop {
             if self.head().is(DEAD) {
-                self.set_queue(self.queue().cleared());
+                self.clear();
                 return Outcome::Failed(connection.dead_errno());
             }
-            let queue = self.queue();
+            let queue = self.state().queue;
             if queue.len() == 0 {
                 self.finish_shutdown();
                 return Outcome::Drained(ListHead::Empty);
             }
             self.enter(SENDING);
-            let ring = &self.held.area()[OPEN_LEN..];
+            let ring = self.ring();
             let [first, second] = queue.pieces().map(|piece| IoSlice::new(&ring[piece]));
             let (sys, fd) = (connection.shared.sys, connection.fd());
             let result = match second.is_empty() {
@@ -369,7 +312,7 @@ impl Locked<'_> {
             let outcome = match result {
                 Ok(taken) => {
                     let after = queue.without(ring, taken, overhead);
-                    self.set_queue(after);
+                    self.change(|state| state.queue = after);
                     self.account(by, &queue, &after);
                     (taken < queue.len()).then_some(Outcome::Refused)
                 }
@@ -390,9 +333,13 @@ impl Locked<'_> {
     }
 
     /// Nothing goes out any more.
-    fn die(&mut self, errno: Errno) {
+    pub(super) fn die(&mut self, errno: Errno) {
         self.connection.fail(errno);
-        self.set_queue(self.queue().cleared());
+        self.clear();
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.change(|state| state.queue = state.queue.cleared());
     }
 
     fn account(&self, by: By, before: &Queue, after: &Queue) {
@@ -428,26 +375,6 @@ impl Locked<'_> {
     }
 }
 
-#[cfg(test)]
-impl Locked<'_> {
-    /// Dies around a `sendmsg` that takes `taken` bytes.
-    pub(super) fn die_sending(self, taken: usize) {
-        self.enter(SENDING);
-        let [first, _] = self.queue().pieces();
-        let first = &self.held.area()[OPEN_LEN..][first];
-        let bytes = IoSlice::new(&first[..taken.min(first.len())]);
-        let connection = self.connection;
-        let _ = connection.shared.sys.send(connection.fd(), &[bytes]);
-        core::mem::forget(self);
-    }
-
-    /// Dies with a number reserved.
-    pub(super) fn die_sealing(self) {
-        self.enter(CHANGING);
-        core::mem::forget(self);
-    }
-}
-
 impl Counts {
     /// For processes that share a connection: as they stand, with `records` more that have gone out
     /// and `queued` bytes in a queue that starts anew.
@@ -460,6 +387,7 @@ impl Counts {
             handed: AtomicU64::new(handed),
             handed_before: AtomicU64::new(handed),
             records_sent: AtomicU64::new(sent),
+            records_before: AtomicU64::new(sent),
             queued: AtomicU64::new(queued as u64),
         }
     }
@@ -475,11 +403,11 @@ pub(super) const FIN_DUE: u32 = 4;
 pub(super) const ASLEEP: u32 = 8;
 
 /// Phases: nothing is half done.
-const IDLE: u32 = 0;
-/// A number is reserved and its record not in the queue, or keys are being replaced.
-const CHANGING: u32 = 1;
+pub(super) const IDLE: u32 = 0;
+/// The open record is being sealed.
+pub(super) const SEALING: u32 = 1;
 /// The kernel may have taken bytes that the queue still has.
-const SENDING: u32 = 2;
+pub(super) const SENDING: u32 = 2;
 
 pub(super) const MEMBER: u32 = 0;
 pub(super) const LEFT: u32 = 1;

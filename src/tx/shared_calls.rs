@@ -8,21 +8,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::thread::futex;
 
 use super::file::FileSource;
 use super::send::{Patience, SendFlags, Source, conclude, signalled};
-use super::shared::{ASLEEP, FIN_DUE, Joint, LAST, LEFT, Locked, MEMBER, SHUT};
-use super::transmit::{By, Drain};
+use super::shared::{ASLEEP, Joint, Locked};
+use super::transmit::By;
 use super::writer::Outcome;
-use super::{Connection, Info};
+use super::{BROKEN, Connection};
 use crate::engine::Buffer;
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
-use crate::record::{MAX_PLAINTEXT, Version};
 use crate::sys::members::is_alive;
 use crate::sys::robust::RobustGuard;
 
@@ -96,7 +94,7 @@ impl Connection {
             // Room first: what was read from a pipe cannot be put back.
             let room = self.drained(joint, flags, &mut patience);
             let wanted = room.and_then(|()| {
-                let mut locked = self.lock_joint(joint)?;
+                let locked = self.lock_joint(joint)?;
                 let state = locked.state();
                 Ok(state.max_payload.saturating_sub(state.open_len).max(1))
             });
@@ -150,8 +148,9 @@ impl Connection {
             match step {
                 Ok(Step::Done(failed)) => return (None, failed),
                 Ok(Step::Refused) if rest.left == 0 => {
-                    self.shared.waker.watch(self);
-                    return (None, None);
+                    // A call that may sleep leaves nothing behind: a process that dies after it, or
+                    // ends by `_exit`, has nobody else who knows of the bytes.
+                    return (None, self.linger_in_call(joint, flags, &mut patience));
                 }
                 Ok(Step::Refused) => {}
                 Err(error) => return (Some(error), None),
@@ -183,13 +182,31 @@ impl Connection {
                 Err(Error::WouldBlock)
             };
             // The worker goes on where this call gives up.
-            slept.inspect_err(|_| self.shared.waker.watch(self))?;
+            slept.inspect_err(|_| self.watch_shared())?;
             self.check()?;
         }
     }
 
+    /// The end of a call that has left bytes in the queue. What it waits for in vain, a signal or
+    /// the time being up, the worker does.
+    fn linger_in_call(
+        self: &Arc<Self>,
+        joint: &Joint,
+        flags: SendFlags,
+        patience: &mut Option<Patience>,
+    ) -> Option<Error> {
+        match self.drained(joint, flags, patience) {
+            Err(Error::WouldBlock | Error::Interrupted) | Ok(()) => None,
+            Err(dead) => Some(dead),
+        }
+    }
+
     /// Waits for the calls of other processes to end.
-    fn take_shared_turn<'a>(&self, joint: &'a Joint, flags: SendFlags) -> Result<RobustGuard<'a>> {
+    pub(super) fn take_shared_turn<'a>(
+        &self,
+        joint: &'a Joint,
+        flags: SendFlags,
+    ) -> Result<RobustGuard<'a>> {
         let head = &*joint.memory;
         let hurries = || flags.dont_wait || self.shared.sys.is_nonblocking(self.fd());
         loop {
@@ -225,6 +242,8 @@ impl Connection {
     /// Hands what is queued to the kernel without waiting.
     pub(super) fn transmit_shared(self: &Arc<Self>, joint: &Joint, by: By) -> Outcome {
         let outcome = match self.lock_joint(joint) {
+            // Closed here; the others may go on.
+            Ok(_) if self.is(BROKEN) => Outcome::Failed(Errno::PIPE),
             Ok(mut locked) => locked.transmit(by),
             Err(error) => Outcome::Failed(error.errno()),
         };
@@ -233,141 +252,20 @@ impl Connection {
         outcome
     }
 
-    fn watch_if_refused(self: &Arc<Self>, outcome: Outcome) {
+    /// Has the worker wait for room, unless this process has closed the connection: what another
+    /// one has left in the queue is not its business then.
+    fn watch_shared(self: &Arc<Self>) {
+        self.shared.waker.watch(self);
+        if self.is(BROKEN) {
+            // Closed meanwhile, perhaps before the worker knew of it.
+            self.shared.waker.forget(self, self.fd());
+        }
+    }
+
+    pub(super) fn watch_if_refused(self: &Arc<Self>, outcome: Outcome) {
         if outcome == Outcome::Refused {
-            self.shared.waker.watch(self);
+            self.watch_shared();
         }
-    }
-
-    /// Seals the open record, unless this process has signed off and another has not, and
-    /// transmits without waiting.
-    pub(super) fn drain_shared(self: &Arc<Self>, joint: &Joint) -> Result<Drain> {
-        let mut locked = self.lock_joint(joint)?;
-        let seals = joint.left.load(Ordering::Acquire) != LEFT;
-        let mut sealed = !seals || locked.seal_open_data()?;
-        let mut outcome = locked.transmit(By::Caller);
-        if !sealed && matches!(outcome, Outcome::Drained(_)) {
-            sealed = locked.seal_open_data()?;
-            outcome = locked.transmit(By::Caller);
-        }
-        drop(locked);
-        self.watch_if_refused(outcome);
-        match outcome {
-            Outcome::Failed(_) => self.check().map(|()| Drain::Done),
-            Outcome::Drained(_) if sealed => Ok(Drain::Done),
-            _ => Ok(Drain::Pending),
-        }
-    }
-
-    /// Waits until the kernel has everything.
-    pub(super) fn flush_shared(
-        self: &Arc<Self>,
-        joint: &Joint,
-        deadline: Option<Instant>,
-    ) -> Result<()> {
-        while self.drain_shared(joint)? == Drain::Pending {
-            let left = deadline.map_or(SLICE, |d| d.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return Err(Error::Os(Errno::TIMEDOUT));
-            }
-            // Not for ever: any process may be the one that hands over the last byte.
-            match self
-                .shared
-                .sys
-                .wait_for_room(self.fd(), Some(left.min(SLICE)))
-            {
-                Err(Errno::INTR) => return Err(Error::Interrupted),
-                // The next attempt says what is wrong.
-                Ok(_) | Err(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Shuts the write side down behind the last record, whichever process sends that.
-    pub(super) fn shutdown_shared(self: &Arc<Self>, joint: &Joint) -> Result<()> {
-        let _turn = self.take_shared_turn(joint, SendFlags::default())?;
-        let drained = self.drain_shared(joint);
-        joint.memory.flags.fetch_or(SHUT, Ordering::AcqRel);
-        if drained == Ok(Drain::Pending) {
-            joint.memory.flags.fetch_or(FIN_DUE, Ordering::AcqRel);
-            // The last record may have gone out in between.
-            self.transmit_shared(joint, By::Caller);
-            return Ok(());
-        }
-        let sys = self.shared.sys;
-        sys.shutdown_write(self.fd()).map_err(Error::from)
-    }
-
-    /// This process closes the connection or ends: from now on it seals the open record only if it
-    /// was the last one (TX-56). Nothing happens to a connection that is not shared.
-    pub fn leave(&self) {
-        if let Some(joint) = self.joint()
-            && joint.left.load(Ordering::Acquire) == MEMBER
-        {
-            let left = if joint.memory.leave() { LAST } else { LEFT };
-            joint.left.store(left, Ordering::Release);
-        }
-    }
-
-    pub(super) fn rekey_shared(
-        self: &Arc<Self>,
-        joint: &Joint,
-        keys: impl FnOnce() -> Result<crate::aead::TrafficKeys>,
-    ) -> Result<()> {
-        if joint.suite.0 == Version::Tls12 {
-            return Err(Error::KeysPresent);
-        }
-        let _turn = self.take_shared_turn(joint, SendFlags::default())?;
-        let keys = keys()?;
-        if (keys.version, keys.cipher) != joint.suite {
-            return Err(Error::Invalid);
-        }
-        self.lock_joint(joint)?.rekey(&keys)
-    }
-
-    pub(super) fn set_max_payload_shared(
-        self: &Arc<Self>,
-        joint: &Joint,
-        len: usize,
-    ) -> Result<()> {
-        let mut locked = self.lock_joint(joint)?;
-        if locked.state().open_len > 0 {
-            return Err(Error::KeysPresent);
-        }
-        locked.state().max_payload = len.min(MAX_PLAINTEXT);
-        Ok(())
-    }
-
-    pub(super) fn crypto_info_shared(
-        self: &Arc<Self>,
-        joint: &Joint,
-        out: &mut [u8],
-    ) -> Result<()> {
-        let locked = self.lock_joint(joint)?;
-        crate::crypto_info::encode(&locked.keys()?, locked.number(), out);
-        Ok(())
-    }
-
-    pub(super) fn info_shared(self: &Arc<Self>, joint: &Joint) -> Result<Info> {
-        let mut locked = self.lock_joint(joint)?;
-        let (provider, number) = (locked.sealer()?.provider(), locked.number());
-        let (sealed, max_payload) = (locked.state().sealed, locked.state().max_payload);
-        drop(locked);
-        let counts = self.counts();
-        let records = counts.records_sent.load(Ordering::Relaxed);
-        Ok(Info {
-            version: joint.suite.0,
-            cipher: joint.suite.1,
-            engine: self.settings.engine,
-            aead: provider,
-            number,
-            records,
-            bytes: counts.handed.load(Ordering::Relaxed),
-            pending: self.pending(),
-            queued_records: sealed.saturating_sub(records),
-            max_payload: u16::try_from(max_payload).unwrap_or(u16::MAX),
-        })
     }
 }
 
@@ -407,17 +305,10 @@ impl Locked<'_> {
         let (limit, open) = (self.state().max_payload, self.state().open_len);
         let taken = rest.left.min(limit.saturating_sub(open));
         let complete = open + taken >= limit || (taken == rest.left && !more);
-        if open == 0
-            && complete
-            && let Some(bytes) = rest.source.contiguous(taken)
-        {
-            self.seal_slice(content_type, bytes)?;
-            rest.source.skip(taken);
-        } else {
-            self.extend_open(taken, |out| rest.source.copy_out(out));
-            if complete {
-                self.seal_open(content_type)?;
-            }
+        // Copied, not sealed from the program's memory: who finishes for us if we die has that not.
+        self.extend_open(taken, |out| rest.source.copy_out(out));
+        if complete {
+            self.seal_open(content_type)?;
         }
         rest.left -= taken;
         rest.accepted += taken;
@@ -440,6 +331,3 @@ impl Joint {
         }
     }
 }
-
-/// The longest sleep on a socket that another process may be serving.
-const SLICE: Duration = Duration::from_millis(20);

@@ -128,11 +128,11 @@ impl Setup {
     pub(super) fn new(engine: Kind, version: Version, cipher: Cipher, blocking: bool) -> Setup {
         let sys: &'static FakeSys = Box::leak(Box::default());
         sys.0.lock().unwrap().blocking = blocking;
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             sys,
             pool: Arc::new(Pool::new(2)),
             waker: Arc::new(TestWorker(sys)),
-        };
+        });
         let settings = Settings {
             engine,
             aead: Choice::Auto,
@@ -403,6 +403,26 @@ fn a_rekey_separates_records() {
         assert_eq!(records.last(), Some(&(23, b"open record".to_vec())));
         assert_eq!(records.len(), 4);
     }
+}
+
+/// CI-7, design rule 1: keys that have sealed are not taken again from a number that is spent, nor
+/// after others.
+#[test]
+fn a_rekey_repeats_no_nonce() {
+    let setup = Setup::new(Kind::Inline, Version::Tls13, Cipher::AesGcm128, false);
+    let again = |info: &[u8]| setup.connection.rekey(|| CryptoInfo::parse(info));
+    let first = setup.info.clone();
+    assert_eq!(again(&first), Ok(()), "none of them is spent");
+    setup.give_room(1 << 20);
+    setup.connection.send(&[b"x"], None, flags()).unwrap();
+    assert_eq!(again(&first), Err(Error::Invalid));
+    let mut later = first.clone();
+    *later.last_mut().unwrap() = 1;
+    assert_eq!(again(&later), Ok(()));
+    later[4] ^= 1;
+    assert_eq!(again(&later), Err(Error::Invalid), "another IV");
+    assert_eq!(again(&info(Version::Tls13, Cipher::AesGcm128, 9)), Ok(()));
+    assert_eq!(again(&first), Err(Error::Invalid), "keys from before");
 }
 
 /// CI-3: TLS 1.2 keys are set once, whatever the new struct looks like.

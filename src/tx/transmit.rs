@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::deferral::Scheduled;
 use super::ready_list::Head;
 use super::writer::{Moved, Outcome, Segment};
-use super::{BLOCKED, BROKEN, CALLER_POLLS, CLOSING, Connection, SHUTDOWN, Sender};
+use super::{BLOCKED, BROKEN, CALLER_POLLS, CLOSING, Connection, PAUSED, SHUTDOWN, Sender};
 use crate::engine::{Sealed, SealedRecord};
 use crate::error::{Error, Result};
 use crate::stats::STATS;
@@ -104,6 +104,9 @@ impl Connection {
         let calls = self.calls.load(Ordering::Relaxed);
         let quiet = core::mem::replace(seen_calls, calls) == calls;
         if self.deferral.is_scheduled() {
+            if quiet {
+                self.set(PAUSED);
+            }
             if quiet || overdue {
                 // A call at work does it by itself or leaves it for the next look.
                 self.push_deferred(By::Worker);
@@ -128,6 +131,12 @@ impl Connection {
 
     /// Transmits what a burst left behind, unless a call is at work.
     fn push_deferred(self: &Arc<Self>, by: By) {
+        if self.joint().is_some() {
+            // Scheduled before it was shared; what was left behind is in the shared queue.
+            self.deferral.begin();
+            self.transmit(by, false);
+            return;
+        }
         let Some(mut sender) = self.try_private() else {
             return;
         };
@@ -153,6 +162,8 @@ impl Connection {
     /// Puts the caller's run of sealed records on the ready list.
     pub(super) fn publish(&self, sender: &mut Sender) {
         if let Some(run) = sender.run.take() {
+            // Once a run: a counter that every record touches would be a tenth of its cost.
+            STATS.sealed_inline.add(run.records.into());
             self.list.push(run);
         }
         STATS.queue_records_max.raise(self.records_queued(sender));

@@ -1,0 +1,155 @@
+//! Everything but sending on a connection that several processes have: drain, shutdown, keys, figures.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::send::SendFlags;
+use super::shared::{FIN_DUE, Joint, LAST, LEFT, MEMBER, SHUT};
+use super::transmit::{By, Drain};
+use super::writer::Outcome;
+use super::{Connection, Info};
+use crate::error::{Error, Result};
+use crate::record::{MAX_PLAINTEXT, Version};
+
+impl Connection {
+    /// Seals the open record, unless this process has signed off and another has not, and
+    /// transmits without waiting.
+    pub(super) fn drain_shared(self: &Arc<Self>, joint: &Joint) -> Result<Drain> {
+        let mut locked = self.lock_joint(joint)?;
+        let seals = joint.left.load(Ordering::Acquire) != LEFT;
+        let mut sealed = !seals || locked.seal_open_data()?;
+        let mut outcome = locked.transmit(By::Caller);
+        if !sealed && matches!(outcome, Outcome::Drained(_)) {
+            sealed = locked.seal_open_data()?;
+            outcome = locked.transmit(By::Caller);
+        }
+        drop(locked);
+        self.watch_if_refused(outcome);
+        match outcome {
+            Outcome::Failed(_) => self.check().map(|()| Drain::Done),
+            Outcome::Drained(_) if sealed => Ok(Drain::Done),
+            _ => Ok(Drain::Pending),
+        }
+    }
+
+    /// Waits until the kernel has everything.
+    pub(super) fn flush_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
+        while self.drain_shared(joint)? == Drain::Pending {
+            let left = deadline.map_or(SLICE, |d| d.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Err(Error::Os(Errno::TIMEDOUT));
+            }
+            // Not for ever: any process may be the one that hands over the last byte.
+            let woken = self
+                .shared
+                .sys
+                .wait_for_room(self.fd(), Some(left.min(SLICE)));
+            // Whatever else went wrong, the next attempt says so.
+            if woken == Err(Errno::INTR) {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shuts the write side down behind the last record, whichever process sends that.
+    pub(super) fn shutdown_shared(self: &Arc<Self>, joint: &Joint) -> Result<()> {
+        let _turn = self.take_shared_turn(joint, SendFlags::default())?;
+        let drained = self.drain_shared(joint);
+        joint.memory.flags.fetch_or(SHUT, Ordering::AcqRel);
+        if drained == Ok(Drain::Pending) {
+            joint.memory.flags.fetch_or(FIN_DUE, Ordering::AcqRel);
+            // The last record may have gone out in between.
+            self.transmit_shared(joint, By::Caller);
+            return Ok(());
+        }
+        let sys = self.shared.sys;
+        sys.shutdown_write(self.fd()).map_err(Error::from)
+    }
+
+    /// This process closes the connection or ends: from now on it seals the open record only if it
+    /// was the last one (TX-56). Nothing happens to a connection that is not shared.
+    pub fn leave(&self) {
+        if let Some(joint) = self.joint()
+            && joint.left.load(Ordering::Acquire) == MEMBER
+        {
+            let left = if joint.memory.leave() { LAST } else { LEFT };
+            joint.left.store(left, Ordering::Release);
+        }
+    }
+
+    pub(super) fn rekey_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        keys: impl FnOnce() -> Result<crate::aead::TrafficKeys>,
+    ) -> Result<()> {
+        if joint.suite.0 == Version::Tls12 {
+            return Err(Error::KeysPresent);
+        }
+        let _turn = self.take_shared_turn(joint, SendFlags::default())?;
+        let keys = keys()?;
+        if (keys.version, keys.cipher) != joint.suite {
+            return Err(Error::Invalid);
+        }
+        let mut locked = self.lock_joint(joint)?;
+        if keys.may_repeat(&locked.keys()?, locked.number().rec_seq) {
+            return Err(Error::Invalid);
+        }
+        locked.rekey(&keys)
+    }
+
+    pub(super) fn set_max_payload_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        len: usize,
+    ) -> Result<()> {
+        let mut locked = self.lock_joint(joint)?;
+        if locked.state().open_len > 0 {
+            return Err(Error::KeysPresent);
+        }
+        locked.change(|state| state.max_payload = len.min(MAX_PLAINTEXT));
+        Ok(())
+    }
+
+    pub(super) fn crypto_info_shared(
+        self: &Arc<Self>,
+        joint: &Joint,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let locked = self.lock_joint(joint)?;
+        crate::crypto_info::encode(&locked.keys()?, locked.number(), out);
+        Ok(())
+    }
+
+    pub(super) fn info_shared(self: &Arc<Self>, joint: &Joint) -> Result<Info> {
+        let locked = self.lock_joint(joint)?;
+        let (provider, number) = (locked.sealer()?.provider(), locked.number());
+        let (sealed, max_payload) = (locked.state().sealed, locked.state().max_payload);
+        drop(locked);
+        let counts = self.counts();
+        let records = counts.records_sent.load(Ordering::Relaxed);
+        Ok(Info {
+            version: joint.suite.0,
+            cipher: joint.suite.1,
+            engine: self.settings.engine,
+            aead: provider,
+            number,
+            records,
+            bytes: counts.handed.load(Ordering::Relaxed),
+            pending: self.pending(),
+            queued_records: sealed.saturating_sub(records),
+            max_payload: u16::try_from(max_payload).unwrap_or(u16::MAX),
+        })
+    }
+}
+
+/// The longest sleep on a socket that another process may be serving.
+const SLICE: Duration = Duration::from_millis(20);
