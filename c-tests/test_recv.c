@@ -11,7 +11,7 @@ static struct keys all_keys(size_t i)
     return make_keys(&suites[i], 5, 0);
 }
 
-/* RX-9, RX-10, RX-30: of every version and cipher, streams in pieces of every size, from one byte to
+/* RX-7, RX-9, RX-10, RX-30: of every version and cipher, streams in pieces of every size, from one byte to
  * more than there is. */
 static void test_rx9_every_suite(void **state)
 {

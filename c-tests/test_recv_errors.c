@@ -253,7 +253,7 @@ static void test_rx4_so_error(void **state)
     close_tls(fd);
 }
 
-/* RX-20, RX-21, TX-35: a record that is not authentic fails every time, also when SO_ERROR was read,
+/* RX-20, RX-21, AS-19, TX-35: a record that is not authentic fails every time, also when SO_ERROR was read,
  * after the peer has closed, and for splice; good ones in front of it come first. */
 static void test_rx20_bad_records(void **state)
 {
