@@ -340,6 +340,14 @@ static void test_tx56_unseen_duplicate(void **state)
     expect_calls(&s, 100, 0, "23:6");
     send_sealed(&s, "21:2");
     expect_calls(&s, 100, MSG_DONTWAIT, "21:2 EAGAIN");
+    /* The first that is done with a duplicate is a splice. */
+    int p[2], third = dup(copy);
+    assert_ok(pipe(p));
+    send_sealed(&s, "23:10");
+    assert_returns(tls_splice(third, NULL, p[1], NULL, 10, 0), 10);
+    s.reader += 10;
+    assert_ok(uktls_close(third));
+    close_tls(p);
     /* A number changes hands. */
     rx_pair(other, &keys, &t);
     send_sealed(&t, "23:10");
