@@ -162,7 +162,7 @@ conformance: deps
 	scripts/conformance.py write $(BUILD)/conformance.log
 
 test-rust:
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 	$(CARGO) test --features fault-injection --test faults
 
 # A filter that matches nothing would pass: the models have to be there.
