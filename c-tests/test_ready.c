@@ -314,7 +314,7 @@ static void test_rx49_peeked(void **state)
     close_tls(fd);
 }
 
-/* RX-55: without RX keys readiness is TCP's; CI-9: with them, what is queued counts at once. */
+/* RX-1, RX-55: without RX keys readiness is TCP's; CI-9: with them, what is queued counts at once. */
 static void test_rx55_before_keys(void **state)
 {
     (void)state;

@@ -364,9 +364,10 @@ const char *uktls_version(void);
  *
  * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` is NULL; EAGAIN; EINTR; EIO a
  * record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
- * its type reads it; EBADMSG a record is not authentic, EMSGSIZE too long, EINVAL of another
- * version: what follows is never delivered; EKEYEXPIRED the peer has changed its keys, and
- * `tls_rx_init` has not been called with the new ones; ECONNRESET and other network errors;
+ * its type reads it; EBADMSG a record is not authentic or too short, EMSGSIZE too long, EINVAL of
+ * another version: what follows is never delivered (a call that does not wait is told of a bad
+ * header once, then EAGAIN, and 0 when the peer has closed); EKEYEXPIRED the peer has changed its
+ * keys, and `tls_rx_init` has not been called with the new ones; ECONNRESET and other network errors;
  * ENOTRECOVERABLE keys set before a fork, or an internal fault.
  * Any thread may call it; the bytes of one call are contiguous in the stream. Without RX keys it is
  * recv(2). Since 0.1. Mirrors recv(2) on a kTLS socket (Linux net/tls/tls_sw.c).
@@ -374,7 +375,10 @@ const char *uktls_version(void);
  * Requires:
  * `buf` is NULL or writable for `len` bytes.
  */
-ptrdiff_t tls_recv(int fd, void *buf, size_t len, int flags);
+ptrdiff_t tls_recv(int fd,
+                   void *buf,
+                   size_t len,
+                   int flags);
 
 /* Receive into `msg->msg_iov`: application data as `tls_recv`, or one record of another type. With
  * room in `msg->msg_control` (CMSG_SPACE(1) bytes) the type is told by a control message of level
@@ -459,8 +463,9 @@ ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
 /* Move up to `len` bytes between a pipe and a TLS connection: from the pipe `fd_in` to the
  * connection `fd_out`, or from the connection `fd_in` to the pipe `fd_out`, then of one record at
  * most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not
- * wait for the pipe, nor for records (whether room is waited for is the socket's O_NONBLOCK); SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
- * `off_out` must be NULL.
+ * wait for the pipe, nor for records (whether room is waited for is the socket's O_NONBLOCK, which
+ * counts for records, too); SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
+ * `off_in` and `off_out` must be NULL.
  *
  * Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or
  * `tls_recv`; ESPIPE an offset was given; EINVAL another flag, the other end is no pipe, or a record
@@ -481,13 +486,17 @@ ptrdiff_t tls_splice(int fd_in,
 /* Wait for events on `n` descriptors, with and without TLS, for up to `timeout_ms` milliseconds
  * (negative: for ever). Records that were deferred on them are moved along first.
  *
- * Returns and fails as poll(2). EPOLL, io_uring and the like work on the sockets themselves.
+ * Returns and fails as poll(2). A connection is readable when `tls_recvmsg` has something to return
+ * at once: a complete record, the rest of one, an error, the end. epoll, io_uring and the like work
+ * on the sockets themselves; of a record that comes in pieces they may report the first bytes, once.
  * Since 0.1. Mirrors poll(2).
  *
  * Requires:
  * `fds` is NULL or points to `n` structs.
  */
-int tls_poll(struct pollfd *fds, nfds_t n, int timeout_ms);
+int tls_poll(struct pollfd *fds,
+             nfds_t n,
+             int timeout_ms);
 
 /* Shut the connection on `fd` down: SHUT_RD at once, SHUT_WR and SHUT_RDWR behind the last
  * accepted byte, the open record included. Does not wait: if the socket has no room now, the FIN
@@ -501,7 +510,8 @@ int tls_shutdown(int fd, int how);
 /* Close `fd`, with or without TLS on it. What was accepted, the open record included, is sent
  * first: in the background if the socket has no room now. SO_LINGER with a time waits that long.
  *
- * Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns.
+ * Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns. A
+ * receive that another thread sleeps in ends within a second, with EBADF.
  * Where other processes have the connection by fork, an open record stays open for them.
  * Since 0.1.
  */

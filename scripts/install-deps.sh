@@ -31,6 +31,7 @@ test)
     need valgrind has valgrind
     need clang has clang
     need mandoc has mandoc
+    need python3 has python3
     ;;
 *)
     echo "usage: $0 [demo|test]" >&2

@@ -185,8 +185,9 @@ pub unsafe extern "C" fn tls_sendfile(
 /// Move up to `len` bytes between a pipe and a TLS connection: from the pipe `fd_in` to the
 /// connection `fd_out`, or from the connection `fd_in` to the pipe `fd_out`, then of one record at
 /// most. `flags`: SPLICE_F_MORE keeps what does not fill a record open, SPLICE_F_NONBLOCK does not
-/// wait for the pipe, nor for records (whether room is waited for is the socket's O_NONBLOCK); SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect. `off_in` and
-/// `off_out` must be NULL.
+/// wait for the pipe, nor for records (whether room is waited for is the socket's O_NONBLOCK, which
+/// counts for records, too); SPLICE_F_MOVE and SPLICE_F_GIFT are accepted and have no effect.
+/// `off_in` and `off_out` must be NULL.
 ///
 /// Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or
 /// `tls_recv`; ESPIPE an offset was given; EINVAL another flag, the other end is no pipe, or a record
@@ -205,66 +206,76 @@ pub unsafe extern "C" fn tls_splice(
     len: usize,
     flags: c_uint,
 ) -> isize {
-    guard(if is_source(fd_in) { fd_in } else { fd_out }, || {
-        let outward = !is_source(fd_in);
-        let (found, pipe) = match outward {
-            true => (registry::entry(fd_out)?, fd_in),
-            false => (registry::entry(fd_in)?, fd_out),
-        };
-        let socket = found.get()?;
-        let has_keys = match outward {
-            true => socket.tx().is_some(),
-            false => socket.rx().is_some(),
-        };
-        if !has_keys {
-            let (from, to) = ((fd_in, off_in), (fd_out, off_out));
-            // SAFETY: our caller's promise, passed on.
-            return Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?);
-        }
-        let known = libc::SPLICE_F_MOVE
-            | libc::SPLICE_F_NONBLOCK
-            | libc::SPLICE_F_MORE
-            | libc::SPLICE_F_GIFT;
-        if flags & !known != 0 {
-            return Err(Error::Invalid);
-        }
-        if !off_in.is_null() || !off_out.is_null() {
-            return Err(Error::Os(rustix::io::Errno::SPIPE));
-        }
-        if !net::is_pipe(pipe)? {
-            return Err(Error::Invalid);
-        }
-        let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
-        if let Some(receiver) = socket.rx().filter(|_| !outward) {
-            return receiver.splice(pipe, count, no_wait).map(self::count);
-        }
-        let connection = socket.tx().ok_or(Error::NoTls)?;
-        let send_flags = SendFlags {
-            more: flags & libc::SPLICE_F_MORE != 0,
-            // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
-            dont_wait: false,
-            no_signal: false,
-        };
-        let source = FileSource {
-            fd: pipe,
-            offset: None,
-            count,
-            no_wait,
-            pipe: true,
-        };
-        connection.send_file(source, send_flags).map(self::count)
-    })
+    guard(
+        if registry::is_ours(fd_in) {
+            fd_in
+        } else {
+            fd_out
+        },
+        || {
+            let outward = !is_source(fd_in, fd_out);
+            let (found, pipe) = match outward {
+                true => (registry::entry(fd_out)?, fd_in),
+                false => (registry::entry(fd_in)?, fd_out),
+            };
+            let socket = found.get()?;
+            let has_keys = match outward {
+                true => socket.tx().is_some(),
+                false => socket.rx().is_some(),
+            };
+            if !has_keys {
+                let (from, to) = ((fd_in, off_in), (fd_out, off_out));
+                // SAFETY: our caller's promise, passed on.
+                return Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?);
+            }
+            let known = libc::SPLICE_F_MOVE
+                | libc::SPLICE_F_NONBLOCK
+                | libc::SPLICE_F_MORE
+                | libc::SPLICE_F_GIFT;
+            if flags & !known != 0 {
+                return Err(Error::Invalid);
+            }
+            if !off_in.is_null() || !off_out.is_null() {
+                return Err(Error::Os(rustix::io::Errno::SPIPE));
+            }
+            if !net::is_pipe(pipe)? {
+                return Err(Error::Invalid);
+            }
+            let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
+            if let Some(receiver) = socket.rx().filter(|_| !outward) {
+                return receiver.splice(pipe, count, no_wait).map(self::count);
+            }
+            let connection = socket.tx().ok_or(Error::NoTls)?;
+            let send_flags = SendFlags {
+                more: flags & libc::SPLICE_F_MORE != 0,
+                // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
+                dont_wait: false,
+                no_signal: false,
+            };
+            let source = FileSource {
+                fd: pipe,
+                offset: None,
+                count,
+                no_wait,
+                pipe: true,
+            };
+            connection.send_file(source, send_flags).map(self::count)
+        },
+    )
 }
 
-/// Whether a splice from `fd` takes from a connection: else it gives to one.
-fn is_source(fd: c_int) -> bool {
-    registry::is_ours(fd)
+/// Whether a splice takes from a connection: else it gives to one. A duplicate that nobody has used
+/// yet is looked for where the other end is none for certain.
+fn is_source(fd_in: c_int, fd_out: c_int) -> bool {
+    registry::is_ours(fd_in) || (!registry::is_ours(fd_out) && registry::entry(fd_in).is_ok())
 }
 
 /// Wait for events on `n` descriptors, with and without TLS, for up to `timeout_ms` milliseconds
 /// (negative: for ever). Records that were deferred on them are moved along first.
 ///
-/// Returns and fails as poll(2). EPOLL, io_uring and the like work on the sockets themselves.
+/// Returns and fails as poll(2). A connection is readable when `tls_recvmsg` has something to return
+/// at once: a complete record, the rest of one, an error, the end. epoll, io_uring and the like work
+/// on the sockets themselves; of a record that comes in pieces they may report the first bytes, once.
 /// Since 0.1. Mirrors poll(2).
 ///
 /// # Safety
@@ -323,7 +334,8 @@ pub extern "C" fn tls_shutdown(fd: c_int, how: c_int) -> c_int {
 /// Close `fd`, with or without TLS on it. What was accepted, the open record included, is sent
 /// first: in the background if the socket has no room now. SO_LINGER with a time waits that long.
 ///
-/// Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns.
+/// Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns. A
+/// receive that another thread sleeps in ends within a second, with EBADF.
 /// Where other processes have the connection by fork, an open record stays open for them.
 /// Since 0.1.
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]

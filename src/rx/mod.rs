@@ -19,6 +19,7 @@ mod receive;
 mod records;
 mod shared;
 mod splice;
+mod turn;
 pub(crate) mod window;
 
 #[cfg(all(test, not(loom)))]
@@ -39,6 +40,7 @@ use crate::sys::receive::Receive;
 
 use records::{Found, Io, Records};
 use shared::{Joint, Suite};
+use turn::TurnLock;
 
 pub use receive::{Received, Request};
 
@@ -46,7 +48,7 @@ pub use receive::{Received, Request};
 pub struct Receiver {
     sys: &'static dyn Receive,
     fd: AtomicI32,
-    turn: Mutex<()>,
+    turn: TurnLock,
     state: Mutex<Records>,
     /// The error that the next call on the socket reports, whichever direction it is for.
     pending: Arc<PendingError>,
@@ -154,7 +156,7 @@ impl Receiver {
         Ok(Arc::new(Receiver {
             sys,
             fd: AtomicI32::new(fd),
-            turn: Mutex::new(()),
+            turn: TurnLock::default(),
             state: Mutex::new(records),
             pending,
             low_water: AtomicUsize::new(low_water.max(1)),

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::records::{Found, Opened};
+use super::turn::TurnGuard;
 use super::{Entered, Receiver, Tally};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
-use crate::sync::{MutexGuard, lock, try_lock};
+use crate::sync::Woken;
 use crate::sys::receive::Ready;
 use crate::sys::robust::RobustGuard;
 use crate::sys::scatter::Destination;
@@ -113,13 +114,17 @@ impl Receiver {
     /// Waits for the calls of other threads, and of other processes, to end (MT-4).
     pub(super) fn take_turn(&self, patience: &mut Patience<'_>) -> Result<Turn<'_>> {
         let own = loop {
-            if let Some(turn) = try_lock(&self.turn) {
+            if let Some(turn) = self.turn.try_take() {
                 break turn;
             }
-            match (patience.sleeps(), patience.left()) {
-                (false, _) | (_, Some(Duration::ZERO)) => return Err(Error::WouldBlock),
-                (true, None) => break lock(&self.turn),
-                (true, Some(left)) => std::thread::sleep(left.min(POLL)),
+            let left = patience.left();
+            if !patience.sleeps() || left == Some(Duration::ZERO) {
+                return Err(Error::WouldBlock);
+            }
+            match self.turn.take(left) {
+                Ok(turn) => break turn,
+                Err(Woken::Interrupted) => return Err(Error::Interrupted),
+                Err(_) => {}
             }
         };
         let joint = match self.joint.get() {
@@ -235,7 +240,7 @@ impl Receiver {
         // RX-23: what is found decides before the socket's error does.
         match found {
             Found::Rekey => return Ok((entered, Err(Error::KeyExpired))),
-            Found::Eof => return Ok((entered, Ok(false))),
+            Found::Eof if self.pending.peek().is_none() => return Ok((entered, Ok(false))),
             _ => {}
         }
         // An error is left for the next call if this one has something to return.
@@ -320,7 +325,7 @@ impl Receiver {
 /// One thread's turn at receiving: the process's, and behind it that of all processes.
 pub(super) struct Turn<'a> {
     _joint: Option<RobustGuard<'a>>,
-    _own: MutexGuard<'a, ()>,
+    _own: TurnGuard<'a>,
 }
 
 /// A call on its way.
