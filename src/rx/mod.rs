@@ -20,6 +20,8 @@ mod records;
 mod splice;
 pub(crate) mod window;
 
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

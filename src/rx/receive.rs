@@ -242,11 +242,13 @@ impl Receiver {
         drop(state);
         let waited = self.sleep(patience);
         let mut state = lock(&self.state);
+        // Also after a failure: the mark is kept by what is known, which was let go of for the sleep.
+        let found = state.look(self.sys, self.fd(), &self.pending);
         let ready = match waited {
             Ok(ready) => ready,
             Err(error) => return (state, Err(error)),
         };
-        let result = match state.look(self.sys, self.fd(), &self.pending) {
+        let result = match found {
             // RX-25: the rest will not come.
             Found::Incomplete(_) | Found::Nothing if ready.ended => Ok(false),
             Found::Incomplete(_) if ready.readable => {
@@ -271,7 +273,11 @@ impl Receiver {
             let left = patience.left();
             if left == Some(Duration::ZERO) {
                 // SO_RCVTIMEO ran out (RX-29).
-                return Err(Error::WouldBlock);
+                let ready = self.sys.wait(self.fd(), Some(Duration::ZERO))?;
+                return match ready.readable || ready.ended {
+                    true => Ok(ready),
+                    false => Err(Error::WouldBlock),
+                };
             }
             let slice = left.map_or(SLICE, |left| left.min(SLICE));
             match self.sys.wait(self.fd(), Some(slice)) {

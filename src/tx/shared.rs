@@ -428,7 +428,7 @@ impl Locked<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl Locked<'_> {
     /// Dies around a `sendmsg` that takes `taken` bytes.
     pub(super) fn die_sending(self, taken: usize) {
