@@ -196,6 +196,17 @@ impl<'a> Input<'a> {
     }
 }
 
+/// Says what a failing input means.
+pub(crate) struct Story<'a, T: core::fmt::Debug>(pub &'a T);
+
+impl<T: core::fmt::Debug> Drop for Story<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:#?}", self.0);
+        }
+    }
+}
+
 #[cfg(all(test, not(miri)))]
 mod tests {
     use std::fs;
@@ -207,8 +218,8 @@ mod tests {
         let mut count = 0;
         for entry in fs::read_dir(folder.join(target)).expect("the corpus is there") {
             let path = entry.expect("the corpus is readable").path();
-            println!("{}", path.display());
-            run(&fs::read(path).expect("the corpus is readable"));
+            let _story = super::Story(&path);
+            run(&fs::read(&path).expect("the corpus is readable"));
             count += 1;
         }
         assert!(count > 0, "no corpus: this test is blind");

@@ -228,11 +228,16 @@ impl Receiver {
         if let Found::Stopped(errno) = found {
             state.tell_stop();
             // RX-4: only a call that does not wait is told EAGAIN; the kernel lets others hang.
-            let error = match patience.sleeps() {
-                true => Error::from(errno),
-                false => Error::WouldBlock,
+            if patience.sleeps() {
+                return (state, Err(Error::from(errno)));
+            }
+            // The end makes the socket readable, so it has to be told.
+            let ready = self.sys.wait(self.fd(), Some(Duration::ZERO));
+            let result = match ready.is_ok_and(|ready| ready.ended) {
+                true => Ok(false),
+                false => Err(Error::WouldBlock),
             };
-            return (state, Err(error));
+            return (state, result);
         }
         if found == Found::Nothing && !patience.sleeps() {
             return (state, Err(Error::WouldBlock));

@@ -146,6 +146,9 @@ fn bad_headers() {
         assert!(!sys.socket().readable(), "nobody is woken for it again");
         sys.socket().blocking = true;
         assert_eq!(receive(sys, &receiver, 100, 1, asks()).0, refused, "LIM-7");
+        sys.socket().blocking = false;
+        sys.socket().eof = true;
+        assert_eq!(receive(sys, &receiver, 100, 1, asks()).0, Ok(0), "RX-4");
     }
 }
 

@@ -9,7 +9,7 @@ use super::testing::{End, FILE_LEN, Setup, flags};
 use super::*;
 use crate::aead::RecordOpener;
 use crate::crypto_info::CryptoInfo;
-use crate::testing::{Input, crypto_info as info};
+use crate::testing::{Input, Story, crypto_info as info};
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -226,6 +226,8 @@ pub(super) fn fuzz(
         let byte = input.byte();
         steps.push((usize::from(byte >> 5), decode(byte & 31, input)));
     }
+    let story = (engine, version, cipher, blocking, &steps);
+    let _story = Story(&story);
     run(engine, version, cipher, blocking, &steps);
 }
 

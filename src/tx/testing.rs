@@ -17,7 +17,7 @@ use crate::crypto_info::CryptoInfo;
 use crate::engine::threads::Pool;
 use crate::record::{HEADER_LEN, NONCE_EXPLICIT_LEN, NonceForm, parse_header};
 use crate::sys::pages::Pages;
-use crate::testing::{Input, crypto_info as info};
+use crate::testing::{Input, Story, crypto_info as info};
 use core::result::Result;
 
 /// A kernel whose socket takes what the test says.
@@ -425,6 +425,8 @@ pub fn fuzz(data: &[u8]) {
     while !input.is_empty() && steps.len() < 60 {
         steps.push(decode(&mut input));
     }
+    let story = (engine, version, cipher, blocking, &steps);
+    let _story = Story(&story);
     run(engine, version, cipher, blocking, &steps);
 }
 
