@@ -262,3 +262,27 @@ fn wait_all() {
         Some(21)
     );
 }
+
+/// RX-6, RX-49: of a record that had to be taken out of a small receive buffer only a few bytes may
+/// be left in the socket; they keep it readable until all of the record is read.
+#[test]
+fn the_rest_of_a_taken_record_is_readable() {
+    const ROOM: usize = 2304;
+    let (sys, receiver) = setup(&tls13());
+    sys.socket().room = ROOM;
+    let mut peer = Peer::new(&tls13());
+    let content = vec![7; 3 * ROOM + 5 - peer.sealer.overhead()];
+    peer.send(sys, 23, &content, 0);
+    for _ in 0..3 {
+        sys.socket().arrive(usize::MAX);
+        let (result, ..) = receive(sys, &receiver, 100, 1, asks());
+        assert_eq!(result, Err(Error::WouldBlock));
+    }
+    sys.socket().arrive(usize::MAX);
+    let mut left = content.len();
+    while left > 0 {
+        assert!(sys.socket().readable(), "{left} bytes are left");
+        left -= receive(sys, &receiver, 100, 1, asks()).0.unwrap();
+    }
+    assert!(!sys.socket().readable());
+}
