@@ -144,9 +144,10 @@ struct Counts {
     /// Plaintext bytes accepted, and handed to the kernel.
     accepted: AtomicU64,
     handed: AtomicU64,
+    records_sent: AtomicU64,
     /// Those handed over before the connection was shared.
     handed_before: AtomicU64,
-    records_sent: AtomicU64,
+    records_before: AtomicU64,
 }
 
 /// What the sending side owns.

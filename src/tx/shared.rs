@@ -244,6 +244,8 @@ impl Locked<'_> {
         let counts = &self.head().counts;
         let handed = counts.handed_before.load(Ordering::Relaxed) + queue.plain;
         counts.handed.store(handed, Ordering::Release);
+        let records = counts.records_before.load(Ordering::Relaxed) + queue.records;
+        counts.records_sent.store(records, Ordering::Relaxed);
         let accepted = handed + queued + self.held.open_len as u64;
         counts.accepted.store(accepted, Ordering::Release);
         counts.queued.store(queue.len() as u64, Ordering::Release);
@@ -442,6 +444,7 @@ impl Locked<'_> {
     }
 
     /// Dies with a number reserved.
+    #[cfg(test)]
     pub(super) fn die_sealing(self) {
         self.enter(CHANGING);
         core::mem::forget(self);
@@ -460,6 +463,7 @@ impl Counts {
             handed: AtomicU64::new(handed),
             handed_before: AtomicU64::new(handed),
             records_sent: AtomicU64::new(sent),
+            records_before: AtomicU64::new(sent),
             queued: AtomicU64::new(queued as u64),
         }
     }

@@ -79,6 +79,18 @@ fn a_lost_number_breaks_the_connection_for_all() {
     assert_eq!(setup.sys.socket().wire.len(), 1 + 22);
 }
 
+/// MT-8: what a process has sent before it died is counted by whoever finds out.
+#[test]
+fn the_records_of_a_dead_sender_are_counted() {
+    let (setup, child) = shared_pair();
+    assert_eq!(child.send(&[b"a"], None, flags()), Ok(1));
+    setup.sys.socket().room = usize::MAX;
+    dies(&child, |locked| locked.die_sending(usize::MAX));
+    setup.connection.flush(None).unwrap();
+    let info = setup.connection.info().unwrap();
+    assert_eq!((info.records, info.queued_records), (1, 0));
+}
+
 /// MT-7: the pending error is everybody's.
 #[test]
 fn the_sticky_error_is_shared() {

@@ -154,6 +154,7 @@ pub(super) struct Setup {
     /// With the number and the place in the stream of the first record; `usize::MAX`: the first
     /// that does not open with the keys before.
     pub openers: Vec<(RecordOpener, RecordNumber, usize)>,
+    #[cfg(test)]
     pub info: Vec<u8>,
 }
 
@@ -191,6 +192,7 @@ impl Setup {
             connection,
             worker,
             openers,
+            #[cfg(test)]
             info,
         }
     }
@@ -438,7 +440,8 @@ fn decode(input: &mut Input<'_>) -> Step {
             more: input.flag(),
         },
         5 => Step::Control {
-            kind: input.byte(),
+            // Type 0 would be stripped as padding, and the last byte taken for the type.
+            kind: input.byte().max(1),
             len: 1 + input.up_to(300),
         },
         6 => Step::File {
