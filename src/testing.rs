@@ -3,6 +3,8 @@
 //! files named `testing.rs`. Not in a release: see the feature `testing`.
 #![forbid(unsafe_code)]
 
+use std::sync::Mutex;
+
 use crate::aead::{Choice, Cipher, RecordOpener, RecordSealer};
 use crate::crypto_info::{CryptoInfo, encode, expected_len};
 use crate::error::Error;
@@ -193,6 +195,36 @@ impl<'a> Input<'a> {
             true => (version, cipher),
             false => (version, Cipher::AesGcm128),
         }
+    }
+}
+
+/// Fake kernels, which connections name for the rest of the process: used again where a test is
+/// known to be done with one, and never forgotten, as a leak checker would tell.
+pub(crate) struct Kernels<T: 'static> {
+    all: Mutex<Vec<&'static T>>,
+    free: Mutex<Vec<&'static T>>,
+}
+
+impl<T: Default> Kernels<T> {
+    pub(crate) const fn new() -> Kernels<T> {
+        Kernels {
+            all: Mutex::new(Vec::new()),
+            free: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// One that nobody uses, in whatever state.
+    pub(crate) fn take(&self) -> &'static T {
+        let free = self.free.lock().expect("a list of pointers").pop();
+        free.unwrap_or_else(|| {
+            let new: &'static T = Box::leak(Box::default());
+            self.all.lock().expect("a list of pointers").push(new);
+            new
+        })
+    }
+
+    pub(crate) fn give_back(&self, kernel: &'static T) {
+        self.free.lock().expect("a list of pointers").push(kernel);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::record::RecordNumbers;
 use crate::record::content_type::{APPLICATION_DATA, HANDSHAKE};
 use crate::sys::receive::Ready;
 use crate::sys::scatter::Destination;
-use crate::testing::{Input, Story, crypto_info, effective};
+use crate::testing::{Input, Kernels, Story, crypto_info, effective};
 use core::result::Result;
 
 /// A kernel whose receive queue fills as the test says.
@@ -241,8 +241,7 @@ impl Peer {
 }
 
 pub(super) fn setup(info: &[u8]) -> (&'static FakeSys, Arc<Receiver>) {
-    let sys = FREE.lock().map_or(None, |mut free| free.pop());
-    let sys: &'static FakeSys = sys.unwrap_or_else(|| Box::leak(Box::default()));
+    let sys = KERNELS.take();
     *sys.socket() = FakeSocket::default();
     sys.expect_call();
     let keys = CryptoInfo::parse(info).expect("well-formed");
@@ -573,9 +572,7 @@ pub(super) fn run(version: Version, cipher: Cipher, room: usize, steps: &[Step])
         world.finish();
     }
     drop(world);
-    if let Ok(mut free) = FREE.lock() {
-        free.push(sys);
-    }
+    KERNELS.give_back(sys);
 }
 
 impl World {
@@ -942,5 +939,4 @@ fn decode(input: &mut Input<'_>) -> Step {
 /// Handshake type of a KeyUpdate.
 const KEY_UPDATE: u8 = 24;
 
-/// Sockets that no test uses any more: connections name theirs for the rest of the process.
-static FREE: Mutex<Vec<&'static FakeSys>> = Mutex::new(Vec::new());
+static KERNELS: Kernels<FakeSys> = Kernels::new();

@@ -17,7 +17,7 @@ use crate::crypto_info::CryptoInfo;
 use crate::engine::threads::Pool;
 use crate::record::{HEADER_LEN, NONCE_EXPLICIT_LEN, NonceForm, parse_header};
 use crate::sys::pages::Pages;
-use crate::testing::{Input, Story, crypto_info as info};
+use crate::testing::{Input, Kernels, Story, crypto_info as info};
 use core::result::Result;
 
 /// A kernel whose socket takes what the test says.
@@ -137,11 +137,13 @@ impl End {
     }
 
     pub(super) fn wait(self) {
-        let readers = core::mem::take(&mut *self.0.readers.lock().expect("no reader panics"));
-        for reader in readers {
+        // A reader may bring about another.
+        loop {
+            let reader = self.0.readers.lock().expect("no reader panics").pop();
+            let Some(reader) = reader else { break };
             reader.join().expect("no reader panics");
         }
-        FREE.lock().expect("a list of pointers").push(self.0.sys);
+        KERNELS.give_back(self.0.sys);
     }
 }
 
@@ -160,8 +162,7 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn new(engine: Kind, version: Version, cipher: Cipher, blocking: bool) -> Setup {
-        let sys = FREE.lock().expect("a list of pointers").pop();
-        let sys: &'static FakeSys = sys.unwrap_or_else(|| Box::leak(Box::default()));
+        let sys = KERNELS.take();
         *sys.socket() = FakeSocket {
             blocking,
             patience: 100_000,
@@ -478,5 +479,4 @@ static PAGES: [u8; 48 * 1024] = {
 
 /// Its threads serve every test of the process.
 static POOL: OnceLock<Arc<Pool>> = OnceLock::new();
-/// Sockets that no test uses any more: connections name theirs for the rest of the process.
-static FREE: Mutex<Vec<&'static FakeSys>> = Mutex::new(Vec::new());
+static KERNELS: Kernels<FakeSys> = Kernels::new();
