@@ -3,9 +3,9 @@
  *     cc -std=c99 -O2 -o https-server https-server.c $(pkg-config --cflags --libs uktls openssl)
  *     ./https-server --cert cert.pem --key key.pem --dir /srv/www --port 8443
  *
- * One thread, one epoll, non-blocking sockets, HTTP/1.1 GET and HEAD with keep-alive and Range.
- * What concerns uktls is in connection_new(), send_head(), send_body(), send_close_notify() and
- * connection_free(); the rest is what any server has.
+ * One thread, one epoll, non-blocking sockets, HTTP/1.1 GET and HEAD with keep-alive and Range, PUT with --put.
+ * What concerns uktls is in connection_new(), handshake(), read_plain(), send_head(), send_body(),
+ * send_close_notify() and connection_free(); the rest is what any server has.
  *
  * SIGUSR1 prints the counters as one line of JSON; SIGTERM and SIGINT end the server.
  */
@@ -33,6 +33,8 @@
 #include "http.h"
 #include "serving.h"
 #include "uktls_openssl.h"
+#include "uktls_tls13.h"
+#include "upload.h"
 
 enum {
     REQUEST_MAX = 8192,
@@ -47,6 +49,7 @@ enum state {
     REQUEST,  /* reading one, or waiting for it */
     HEAD,     /* sending the answer's head */
     BODY,     /* sending the file behind it */
+    UPLOAD,   /* receiving a file */
     NOTIFY,   /* sending close_notify */
     DRAIN     /* reading until the peer closes, as closing with bytes unread would reset the connection */
 };
@@ -69,13 +72,15 @@ struct connection {
     int file; /* -1 if the answer has no body, or has it in `head` */
     off_t offset, end;
     bool keep_alive;
+    bool receives; /* uktls opens what comes */
+    struct upload upload;
 };
 
 static struct {
     int root;
     int epoll, listener, signals;
     SSL_CTX *ctx;
-    bool ssl_write;
+    bool ssl_write, put;
     struct connection *connections;
     uint64_t now, max, accepted, requests;
 } server;
@@ -103,6 +108,7 @@ static void connection_new(int fd)
     }
     c->fd = fd;
     c->file = -1;
+    c->upload.file = -1;
     c->events = EPOLLIN;
     c->deadline = seconds() + IDLE_SECONDS;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
@@ -150,6 +156,7 @@ static void connection_free(struct connection *c)
 
     if (c->file >= 0)
         close(c->file);
+    upload_close(&c->upload, server.root);
     SSL_free(c->ssl);
     /* What uktls has accepted still goes out, in the background. Also right without keys. */
     uktls_close(c->fd);
@@ -185,6 +192,42 @@ static enum next after_send(void)
     return errno == EINTR ? AGAIN : FINISHED;
 }
 
+/* Receives up to `len` bytes of plaintext; 0 at the end of the stream. Otherwise -1, and *next says why. */
+static ssize_t read_plain(struct connection *c, char *data, size_t len, enum next *next)
+{
+    struct iovec iov = {data, len};
+    struct msghdr msg = {0};
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(1)];
+    } control;
+    ssize_t n;
+
+    if (!c->receives) {
+        n = SSL_read(c->ssl, data, (int)len);
+        if (n <= 0 && SSL_get_error(c->ssl, (int)n) == SSL_ERROR_ZERO_RETURN)
+            return 0;
+        *next = n <= 0 ? after_ssl(c, (int)n) : AGAIN;
+        return n > 0 ? n : -1;
+    }
+    msg.msg_iov = &iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.space;
+    msg.msg_controllen = sizeof(control.space);
+    n = tls_recvmsg(c->fd, &msg, 0);
+    if (n < 0) {
+        *next = errno == EAGAIN ? WANT_READ : errno == EINTR ? AGAIN : FINISHED;
+        return -1;
+    }
+    /* Without a type it is the end of the stream; an alert is close_notify, or the end in anger. */
+    if (msg.msg_controllen == 0 || *CMSG_DATA(CMSG_FIRSTHDR(&msg)) == SSL3_RT_ALERT)
+        return 0;
+    if (*CMSG_DATA(CMSG_FIRSTHDR(&msg)) == SSL3_RT_APPLICATION_DATA)
+        return n;
+    *next = uktls_tls13_handshake(c->ssl, c->fd, data, (size_t)n) ? AGAIN : FINISHED;
+    return -1;
+}
+
 /* --- HTTP --- */
 
 static void answer(struct connection *c, const char *status, const char *more, off_t len, const char *body)
@@ -207,14 +250,34 @@ static void answer_error(struct connection *c, const char *status, const char *m
     answer(c, status, more, n, with_body ? body : "");
 }
 
-/* Answers the request whose head is in `text`; ends in state HEAD. */
+/* Gets ready for the file of a PUT request; ends in state UPLOAD, or HEAD if a word has to be said first. */
+static void begin_upload(struct connection *c, const char *lines, const char *target)
+{
+    off_t len = upload_length(http_header(lines, "Content-Length"));
+
+    if (len < 0 || http_header(lines, "Transfer-Encoding") != NULL) {
+        c->keep_alive = false;
+        answer_error(c, "411 Length Required", "", true);
+    } else if (!upload_open(&c->upload, server.root, target, len)) {
+        c->keep_alive = false;
+        answer_error(c, "403 Forbidden", "", true);
+    } else if (http_value_is(http_header(lines, "Expect"), "100-continue")) {
+        c->head_len = (size_t)snprintf(c->head, sizeof(c->head), "HTTP/1.1 100 Continue\r\n\r\n");
+        c->head_sent = 0;
+        c->state = HEAD;
+    } else {
+        c->state = UPLOAD;
+    }
+}
+
+/* Answers the request whose head is in `text`; ends in state HEAD, or UPLOAD. */
 static void handle_request(struct connection *c, char *text)
 {
     char more[128] = "", *target, *version;
     const char *lines, *value;
     off_t first, last;
     struct stat status;
-    bool get, head;
+    bool get, head, put;
     int range;
 
     server.requests++;
@@ -229,12 +292,13 @@ static void handle_request(struct connection *c, char *text)
     }
     get = strncmp(text, "GET ", 4) == 0;
     head = strncmp(text, "HEAD ", 5) == 0;
-    if (!get && !head) {
+    put = server.put && strncmp(text, "PUT ", 4) == 0;
+    if (!get && !head && !put) {
         answer_error(c, "405 Method Not Allowed", "Allow: GET, HEAD\r\n", true);
         return;
     }
     value = http_header(lines, "Content-Length");
-    if (http_header(lines, "Transfer-Encoding") != NULL || (value != NULL && !http_value_is(value, "0"))) {
+    if (!put && (http_header(lines, "Transfer-Encoding") != NULL || (value != NULL && !http_value_is(value, "0")))) {
         answer_error(c, "413 Content Too Large", "", get);
         return;
     }
@@ -247,6 +311,10 @@ static void handle_request(struct connection *c, char *text)
     *version = '\0';
     if (!http_decode_path(target + 1)) {
         answer_error(c, "400 Bad Request", "", get);
+        return;
+    }
+    if (put) {
+        begin_upload(c, lines, target + 1);
         return;
     }
     c->file = http_open_below(server.root, target + 1, &status);
@@ -282,8 +350,9 @@ static void handle_request(struct connection *c, char *text)
 static enum next read_request(struct connection *c)
 {
     char *end = c->request_len ? strstr(c->request, "\r\n\r\n") : NULL;
+    enum next next = AGAIN;
     size_t len;
-    int n;
+    ssize_t n;
 
     if (end != NULL) {
         len = (size_t)(end - c->request) + 4;
@@ -299,14 +368,11 @@ static enum next read_request(struct connection *c)
         answer_error(c, "431 Request Header Fields Too Large", "", true);
         return AGAIN;
     }
-    n = SSL_read(c->ssl, c->request + c->request_len, (int)(REQUEST_MAX - c->request_len));
-    if (n <= 0) {
-        if (SSL_get_error(c->ssl, n) == SSL_ERROR_ZERO_RETURN) {
-            c->state = NOTIFY;
-            return AGAIN;
-        }
-        return after_ssl(c, n);
-    }
+    n = read_plain(c, c->request + c->request_len, REQUEST_MAX - c->request_len, &next);
+    if (n == 0)
+        c->state = NOTIFY;
+    if (n <= 0)
+        return n == 0 ? AGAIN : next;
     if (memchr(c->request + c->request_len, '\0', (size_t)n) != NULL)
         return FINISHED;
     c->request_len += (size_t)n;
@@ -332,7 +398,7 @@ static enum next send_head(struct connection *c)
     }
     c->head_sent += (size_t)n;
     if (c->head_sent == c->head_len)
-        c->state = BODY;
+        c->state = c->upload.file >= 0 ? UPLOAD : BODY;
     return AGAIN;
 }
 
@@ -384,6 +450,45 @@ static enum next send_body(struct connection *c)
     return c->request_len ? WANT_WRITE : AGAIN;
 }
 
+static enum next receive_upload(struct connection *c)
+{
+    static char buffer[4 * RECORD_BYTES];
+    size_t budget = TURN_BYTES;
+
+    while (c->upload.left > 0) {
+        enum next next = AGAIN;
+        ssize_t n = (ssize_t)c->request_len;
+
+        if (budget < sizeof(buffer))
+            return WANT_READ;
+        if (n > 0) {
+            /* What came together with the head, and perhaps the next request behind it. */
+            n = upload_write(&c->upload, c->request, c->request_len);
+            if (n < 0)
+                return FINISHED;
+            c->request_len -= (size_t)n;
+            memmove(c->request, c->request + n, c->request_len + 1);
+            continue;
+        }
+        /* No more than belongs to the file. */
+        n = read_plain(c, buffer, c->upload.left < (off_t)sizeof(buffer) ? (size_t)c->upload.left : sizeof(buffer),
+                       &next);
+        if (n == 0)
+            return FINISHED;
+        if (n < 0 && next != AGAIN)
+            return next;
+        if (n > 0 && upload_write(&c->upload, buffer, (size_t)n) < 0)
+            return FINISHED;
+        budget -= n > 0 ? (size_t)n : 0;
+        got_on(c);
+    }
+    if (upload_close(&c->upload, server.root))
+        answer(c, "201 Created", "", 0, "");
+    else
+        answer_error(c, "500 Internal Server Error", "", true);
+    return AGAIN;
+}
+
 static enum next send_close_notify(struct connection *c)
 {
     int result = SSL_shutdown(c->ssl);
@@ -401,6 +506,7 @@ static enum next send_close_notify(struct connection *c)
 static enum next drain(struct connection *c)
 {
     char sink[4096];
+    /* Past uktls, too: nobody looks at what comes now. */
     ssize_t n = recv(c->fd, sink, sizeof(sink), 0);
 
     /* One read in a turn: the peer may send without end, until its time is over. */
@@ -413,6 +519,9 @@ static enum next handshake(struct connection *c)
 
     if (result <= 0)
         return after_ssl(c, result);
+    /* From here on the program sends and receives by uktls, where that has the keys. */
+    if (c->bio != NULL)
+        c->receives = uktls_bio_receives(c->bio) || uktls_tls13_receive(c->ssl, c->fd);
     c->state = REQUEST;
     got_on(c);
     return AGAIN;
@@ -421,7 +530,7 @@ static enum next handshake(struct connection *c)
 static void connection_run(struct connection *c)
 {
     static enum next (*const steps[])(struct connection *) = {
-        handshake, read_request, send_head, send_body, send_close_notify, drain
+        handshake, read_request, send_head, send_body, receive_upload, send_close_notify, drain
     };
     struct epoll_event event;
     enum next next;
@@ -515,9 +624,10 @@ static void watch(int fd, void *what)
 static void usage(void)
 {
     fputs("usage: https-server --cert FILE --key FILE [--dir DIR] [--host ADDRESS] [--port N]\n"
-          "                    [--tls 1.2|1.3|both] [--ciphers LIST]... [--ssl-write] [--stats]\n"
+          "                    [--tls 1.2|1.3|both] [--ciphers LIST]... [--put] [--ssl-write] [--stats]\n"
           "  --port N       0 (default): any free port; it is printed\n"
           "  --ciphers LIST in OpenSSL's words; a list that begins with TLS_ is for TLS 1.3\n"
+          "  --put          accept PUT of files into DIR\n"
           "  --ssl-write    without uktls: read() and SSL_write(), to compare with\n"
           "  --stats        print the counters at the end\n",
           stderr);
@@ -531,7 +641,8 @@ int main(int argc, char **argv)
         {"dir", required_argument, NULL, 'd'},  {"host", required_argument, NULL, 'h'},
         {"port", required_argument, NULL, 'p'}, {"tls", required_argument, NULL, 't'},
         {"ciphers", required_argument, NULL, 'C'}, {"ssl-write", no_argument, NULL, 'w'},
-        {"stats", no_argument, NULL, 's'},      {NULL, 0, NULL, 0}
+        {"stats", no_argument, NULL, 's'},      {"put", no_argument, NULL, 'P'},
+        {NULL, 0, NULL, 0}
     };
     const char *cert = NULL, *key = NULL, *dir = ".", *host = "127.0.0.1", *tls = "both";
     bool stats = false;
@@ -555,6 +666,7 @@ int main(int argc, char **argv)
             break;
         case 'w': server.ssl_write = true; break;
         case 's': stats = true; break;
+        case 'P': server.put = true; break;
         default: usage();
         }
     }
@@ -564,6 +676,8 @@ int main(int argc, char **argv)
 
     SSL_CTX_set_min_proto_version(server.ctx, strcmp(tls, "1.3") == 0 ? TLS1_3_VERSION : TLS1_2_VERSION);
     SSL_CTX_set_max_proto_version(server.ctx, strcmp(tls, "1.2") == 0 ? TLS1_2_VERSION : TLS1_3_VERSION);
+    if (!server.ssl_write)
+        uktls_tls13_setup(server.ctx);
     SSL_CTX_set_options(server.ctx, SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_mode(server.ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
                                      | SSL_MODE_RELEASE_BUFFERS);

@@ -80,6 +80,10 @@ static inline void print_counters(void)
 #define COUNTER(name) printf(",\"" #name "\":%" PRIu64, s.name)
     COUNTER(tls_curr_tx_sw);
     COUNTER(tls_tx_sw);
+    COUNTER(tls_rx_sw);
+    COUNTER(rx_records);
+    COUNTER(rx_bytes);
+    COUNTER(tls_decrypt_error);
     COUNTER(tx_records);
     COUNTER(tx_bytes);
     COUNTER(tx_wire_bytes);

@@ -19,7 +19,9 @@
  *   (it would call sendfile(2) and put plain text on the wire). Use tls_sendfile().
  * - Never write to the descriptor by write(2) or send(2) once the handshake has begun.
  * - Close it by uktls_close(), or give BIO_CLOSE and let SSL_free() do so.
- * - Receiving is left to OpenSSL.
+ * - Receiving: OpenSSL hands its receiving keys over as well for TLS 1.2 (from 3.2 on for 1.3, too), and
+ *   SSL_read() gets its records from uktls then. With uktls_bio_receives() saying 1 the program may call
+ *   tls_recvmsg() itself instead of SSL_read(), but not both. For TLS 1.3 with 3.0 and 3.1: uktls_tls13.h.
  * - OpenSSL 3.0 and 3.1 cannot change keys that were handed over. When a TLS 1.3 peer asks for new ones
  *   (KeyUpdate), the next SSL_write() fails there; from OpenSSL 3.2 on the keys are changed.
  * - Link with: $(pkg-config --cflags --libs uktls openssl). C99; needs linux/tls.h.
@@ -52,6 +54,7 @@ enum {
 struct uktls_bio_state {
     int fd;
     int version;     /* of TLS once the keys are set, else 0: what is written then is OpenSSL's own records */
+    int receives;    /* the same for receiving: 1 or 0 */
     int broken;      /* an errno: nothing may be written any more */
     int record_type; /* of the next write; -1 for application data */
     int eof;
@@ -67,7 +70,7 @@ union uktls_crypto_info {
 
 /* Returns 1 if the keys are uktls's. The size comes from the cipher, as OpenSSL keeps its own behind
  * a union whose size depends on the kernel headers that it was built with. */
-static inline int uktls_bio_set_keys(struct uktls_bio_state *state, const void *keys)
+static inline int uktls_bio_set_keys(struct uktls_bio_state *state, int sending, const void *keys)
 {
     union uktls_crypto_info copy;
     size_t len;
@@ -87,8 +90,10 @@ static inline int uktls_bio_set_keys(struct uktls_bio_state *state, const void *
     if (copy.info.cipher_type == TLS_CIPHER_AES_CCM_128 && copy.info.version == TLS_1_2_VERSION)
         memcpy(copy.ccm128.iv, copy.ccm128.rec_seq, sizeof(copy.ccm128.iv));
 
-    set = tls_tx_init(state->fd, &copy, len) == 0;
-    if (set)
+    set = (sending ? tls_tx_init : tls_rx_init)(state->fd, &copy, len) == 0;
+    if (!sending)
+        state->receives |= set;
+    else if (set)
         state->version = copy.info.version;
     else if (state->version)
         /* OpenSSL would go on to write records of its own into ours. */
@@ -159,6 +164,40 @@ static inline int uktls_bio_write(BIO *bio, const char *data, int len)
     return (int)n;
 }
 
+/* One record, as OpenSSL wants it from a kernel with TLS: with a header in front that tells its type. */
+static inline ssize_t uktls_bio_read_record(int fd, char *data, size_t len)
+{
+    enum { HEADER = 5 };
+    struct iovec iov;
+    struct msghdr msg;
+    union {
+        struct cmsghdr align;
+        char space[CMSG_SPACE(1)];
+    } control;
+    ssize_t n;
+
+    if (len <= HEADER) {
+        errno = EINVAL;
+        return -1;
+    }
+    iov.iov_base = data + HEADER;
+    iov.iov_len = len - HEADER;
+    memset(&msg, 0, sizeof(msg));
+    msg.msg_iov = &iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.space;
+    msg.msg_controllen = sizeof(control.space);
+    n = tls_recvmsg(fd, &msg, 0);
+    /* The end of the stream comes without a type; an empty record has one. */
+    if (n < 0 || msg.msg_controllen == 0)
+        return n;
+    data[0] = (char)*CMSG_DATA(CMSG_FIRSTHDR(&msg));
+    data[1] = data[2] = 3;
+    data[3] = (char)(n >> 8);
+    data[4] = (char)n;
+    return n + HEADER;
+}
+
 static inline int uktls_bio_read(BIO *bio, char *data, int len)
 {
     struct uktls_bio_state *state = (struct uktls_bio_state *)BIO_get_data(bio);
@@ -167,7 +206,8 @@ static inline int uktls_bio_read(BIO *bio, char *data, int len)
     BIO_clear_retry_flags(bio);
     if (len <= 0)
         return 0;
-    n = recv(state->fd, data, (size_t)len, 0);
+    n = state->receives ? uktls_bio_read_record(state->fd, data, (size_t)len)
+                        : recv(state->fd, data, (size_t)len, 0);
     if (n == 0)
         state->eof = 1;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
@@ -181,9 +221,11 @@ static inline long uktls_bio_ctrl(BIO *bio, int cmd, long num, void *ptr)
 
     switch (cmd) {
     case UKTLS_BIO_SET_KTLS:
-        return num != 0 && ptr != NULL && uktls_bio_set_keys(state, ptr);
+        return ptr != NULL && uktls_bio_set_keys(state, num != 0, ptr);
     case BIO_CTRL_GET_KTLS_SEND:
         return state->version != 0;
+    case BIO_CTRL_GET_KTLS_RECV:
+        return state->receives;
     case UKTLS_BIO_SET_CTRL_MSG:
         state->record_type = (int)(num & 0xff);
         return 0;
@@ -201,7 +243,7 @@ static inline long uktls_bio_ctrl(BIO *bio, int cmd, long num, void *ptr)
         BIO_set_shutdown(bio, (int)num);
         return 1;
     default:
-        /* BIO_CTRL_GET_KTLS_RECV and BIO_C_GET_FD are among these: no. */
+        /* BIO_C_GET_FD is among these: no. */
         return 0;
     }
 }
@@ -267,6 +309,13 @@ static inline BIO *uktls_bio_new(int fd, int close_flag)
 static inline int uktls_bio_active(BIO *bio)
 {
     return BIO_ctrl(bio, BIO_CTRL_GET_KTLS_SEND, 0, NULL) > 0;
+}
+
+/* 1 if what is received on `bio` is opened by uktls, so that tls_recvmsg() may be used in place of SSL_read();
+ * 0 if OpenSSL opens it. Settled when the handshake is done. */
+static inline int uktls_bio_receives(BIO *bio)
+{
+    return BIO_ctrl(bio, BIO_CTRL_GET_KTLS_RECV, 0, NULL) > 0;
 }
 
 #endif
