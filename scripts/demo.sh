@@ -69,7 +69,7 @@ download() {
 progress=-sS
 [ ! -t 2 ] || progress=-#
 
-start uktls
+start uktls --put
 start SSL_write --ssl-write
 
 for version in 1.3 1.2; do
@@ -84,8 +84,23 @@ for version in 1.3 1.2; do
         fail "TLS $version: only $sent of $bytes bytes went through uktls: $stats"
     echo "demo: SHA-256 is right: ${got%% *}"
 done
+for version in 1.3 1.2; do
+    echo "demo: uploading over TLS $version, opened by uktls"
+    read_stats uktls
+    before=$(counter rx_bytes)
+    curl --fail --noproxy '*' --cacert "$work/cert.pem" "--tlsv$version" --tls-max "$version" "$progress" \
+        -o /dev/null -T "$work/www/file" "https://localhost:${port[uktls]}/upload" || fail "upload over TLS $version"
+    got=$(sha256sum <"$work/www/upload")
+    [ "$got" = "$wanted" ] || fail "TLS $version: wrong bytes: SHA-256 ${got%% *}, not ${wanted%% *}"
+    rm "$work/www/upload"
+    read_stats uktls
+    came=$(($(counter rx_bytes) - before))
+    [ "$came" -ge "$bytes" ] && [ "$(counter tls_decrypt_error)" -eq 0 ] ||
+        fail "TLS $version: only $came of $bytes bytes came through uktls: $stats"
+    echo "demo: SHA-256 is right: ${got%% *}"
+done
 echo "demo: the counters of uktls:"
-for name in tls_tx_sw tx_records tx_bytes tx_wire_bytes transmit_calls transmit_records_max \
+for name in tls_rx_sw rx_records rx_bytes tls_tx_sw tx_records tx_bytes tx_wire_bytes transmit_calls transmit_records_max \
     queue_bytes_max queue_records_max sealed_inline sealed_threads records_from_caller \
     records_from_worker deferred_scheduled deferred_cancelled; do
     printf '        %-22s %s\n' "$name" "$(counter "$name")"

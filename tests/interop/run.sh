@@ -38,7 +38,7 @@ now_ms() { echo $((${EPOCHREALTIME/./} / 1000)); }
 # --- build ------------------------------------------------------------------------------------
 
 read -ra flags < <(pkg-config --cflags --libs uktls openssl)
-for source in examples-c/https-server.c tests/interop/bio.c; do
+for source in examples-c/https-server.c examples-c/echo.c tests/interop/bio.c; do
     "$cc" -std=c99 -O2 -Wall -Wextra -pedantic -Werror -o "$work/$(basename "$source" .c)" "$source" "${flags[@]}"
 done
 cargo build -q -p uktls-interop-rustls-client
@@ -87,7 +87,7 @@ exec {lines}<>"$work/lines"
 
 start_server() {
     "$work/https-server" --cert "$work/localhost.pem" --key "$work/localhost.key" --dir "$work/www" \
-        --ciphers "$ciphers_12" --ciphers "$ciphers_13" --stats "$@" >"$work/lines" &
+        --ciphers "$ciphers_12" --ciphers "$ciphers_13" --stats --put "$@" >"$work/lines" &
     server_pid=$!
     local line
     read -r -t 10 line <&"$lines" || { echo 'interop: the server does not start' >&2; exit 1; }
@@ -321,8 +321,78 @@ check "hundred at once: $(counter connections_max) connections" test "$(counter 
 check 'hundred at once: through uktls' test $(($(counter tx_bytes) - before)) -ge $((100 * size[middle]))
 rm -f "$work"/many-*
 
+# --- uploads ----------------------------------------------------------------------------------
+
+# upload NAME FILE uktls|openssl OPTIONS...: curl sends the file, and it was opened by that one.
+upload() {
+    local name=$1 file=$2 by=$3 before came
+    shift 3
+    read_stats
+    before=$(counter rx_bytes)
+    rm -f "$work/www/upload"
+    if ! timeout "$limit" curl -sS --fail --noproxy '*' --cacert "$work/ca.pem" "$@" -T "$work/www/$file" \
+        "$url/upload" 2>"$work/client.log"; then
+        not_ok "$name" "client failed: $(tail -n 3 "$work/client.log")"
+        return
+    fi
+    read_stats
+    came=$(($(counter rx_bytes) - before))
+    case $by in
+    uktls) [ "$came" -ge "${size[$file]}" ] || { not_ok "$name" "only $came bytes came through uktls"; return; } ;;
+    openssl) [ "$came" -eq 0 ] || { not_ok "$name" "$came bytes came through uktls"; return; } ;;
+    esac
+    check "$name" cmp "$work/www/$file" "$work/www/upload"
+}
+for name in AES128-GCM-SHA256 AES256-GCM-SHA384 CHACHA20-POLY1305 AES128-CCM; do
+    upload "upload, TLS 1.2, $name" middle uktls --tlsv1.2 --tls-max 1.2 --ciphers "ECDHE-ECDSA-$name"
+done
+for name in AES_128_GCM_SHA256 AES_256_GCM_SHA384 CHACHA20_POLY1305_SHA256 AES_128_CCM_SHA256; do
+    upload "upload, TLS 1.3, $name" middle uktls --tlsv1.3 --tls13-ciphers "TLS_$name"
+done
+upload 'upload, TLS 1.2, AES-CBC' middle openssl --tlsv1.2 --tls-max 1.2 --ciphers ECDHE-ECDSA-AES128-SHA256
+for file in empty tiny large; do
+    upload "upload: $file" "$file" uktls
+done
+upload 'upload: slowly' small uktls --limit-rate 150k
+check 'upload: a name outside' test "$(status --path-as-is -T "$work/www/tiny" "$url/../tiny")" = 403
+# The peer changes its keys in the middle (KeyUpdate), by the command K of s_client.
+printf 'PUT /upload HTTP/1.1\r\nContent-Length: 10\r\nConnection: close\r\n\r\n' >"$work/put"
+{ cat "$work/put"; sleep 0.3; echo k; sleep 0.3; printf '0123456789'; sleep 1; } |
+    timeout "$limit" openssl s_client -tls1_3 -CAfile "$work/ca.pem" -connect "localhost:$port" >"$work/client.log" 2>&1 || true
+check 'upload: the client changes its keys' test "$(cat "$work/www/upload")" = 0123456789
+# Vanishes in the middle: nothing of it stays.
+curl -sS --noproxy '*' --cacert "$work/ca.pem" --limit-rate 2M -T "$work/www/large" "$url/half" 2>/dev/null &
+reader_pid=$!
+sleep 0.5
+kill -KILL "$reader_pid"
+wait "$reader_pid" 2>/dev/null || true
+reader_pid=
+check 'upload: a sender that vanishes is cleaned up' gone 0
+check 'upload: and its file' test -z "$(find "$work/www" -name '.upload*' -o -name half)"
+check 'upload: thirty at once' timeout 40 curl -sS --fail --noproxy '*' --cacert "$work/ca.pem" --parallel \
+    --parallel-immediate --parallel-max 30 --no-progress-meter \
+    $(for i in $(seq 30); do printf -- '-T %s/www/middle %s/many%s ' "$work" "$url" "$i"; done)
+wrong=0
+for i in $(seq 30); do
+    cmp -s "$work/www/middle" "$work/www/many$i" || wrong=$((wrong + 1))
+done
+check 'upload: thirty at once, all bytes' test "$wrong" -eq 0
+read_stats
+check 'uploads: every record was authentic' test "$(counter tls_decrypt_error)" -eq 0
+
 check 'no connection is left behind' gone 0
 stop_server 'the server ends by SIGTERM'
+
+# Two ends of uktls. The server says when it listens, and ends with the client.
+for port in $(seq 20443 20470); do
+    "$work/echo" server "$port" >"$work/lines" 2>/dev/null &
+    server_pid=$!
+    read -r -t 10 line <&"$lines" && break
+    wait "$server_pid" || true
+done
+check 'echo: the client gets back what it sent' timeout "$limit" "$work/echo" client "$port"
+check 'echo: the server ends well' wait "$server_pid"
+server_pid=
 
 UKTLS_ENGINE=threads start_server
 for version in 1.2 1.3; do
