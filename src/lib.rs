@@ -31,6 +31,8 @@ pub mod rx;
 pub mod stats;
 mod sync;
 pub mod sys;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub mod testing;
 pub mod tx;
 #[cfg(not(loom))]
 pub mod worker;

@@ -10,6 +10,8 @@ mod options;
 mod process;
 mod receive;
 mod send;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod testing;
 pub mod types;
 
 pub use options::{tls_getsockopt, tls_rx_init, tls_setsockopt, tls_tx_init};

@@ -22,6 +22,8 @@ mod splice;
 mod turn;
 pub(crate) mod window;
 
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

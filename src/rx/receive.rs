@@ -257,11 +257,11 @@ impl Receiver {
                 return Ok((entered, Ok(false)));
             }
             // RX-4: only a call that does not wait is told EAGAIN; the kernel lets others hang.
-            let error = match patience.sleeps() {
-                true => Error::from(errno),
-                false => Error::WouldBlock,
+            let result = match patience.sleeps() {
+                true => Err(Error::from(errno)),
+                false => Err(Error::WouldBlock),
             };
-            return Ok((entered, Err(error)));
+            return Ok((entered, result));
         }
         if found == Found::Nothing && !patience.sleeps() {
             return Ok((entered, Err(Error::WouldBlock)));
@@ -271,6 +271,8 @@ impl Receiver {
         drop(entered);
         let waited = self.sleep(patience);
         let mut entered = self.enter()?;
+        // Also after a failure: the mark is kept by what is known, which was let go of for the sleep.
+        let found = entered.look();
         let ready = match waited {
             Ok(ready) => ready,
             Err(error) => return Ok((entered, Err(error))),
@@ -278,7 +280,7 @@ impl Receiver {
         if let Some(errno) = ready.error {
             self.pending.set(errno);
         }
-        let result = match entered.look() {
+        let result = match found {
             // Told by the next turn of the caller's loop, if nothing is ready (RX-23).
             _ if ready.error.is_some() => Ok(true),
             // RX-25: the rest will not come.
@@ -306,7 +308,11 @@ impl Receiver {
             let left = patience.left();
             if left == Some(Duration::ZERO) {
                 // SO_RCVTIMEO ran out (RX-29).
-                return Err(Error::WouldBlock);
+                let ready = self.sys.wait(self.fd(), Some(Duration::ZERO))?;
+                return match ready.readable || ready.ended {
+                    true => Ok(ready),
+                    false => Err(Error::WouldBlock),
+                };
             }
             let slice = left.map_or(SLICE, |left| left.min(SLICE));
             match self.sys.wait(self.fd(), Some(slice)) {

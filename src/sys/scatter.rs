@@ -30,7 +30,7 @@ impl<'a> Destination<'a> {
     }
 
     /// For tests, whose memory outlives the call that it is lent to.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn lent(segments: &'a [(usize, usize)]) -> Destination<'a> {
         // SAFETY: tests of this crate pass the address of memory that they own, and use it afterwards.
         unsafe { Destination::new(segments) }

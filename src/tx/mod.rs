@@ -33,8 +33,12 @@ mod shared_control;
 mod transmit;
 mod writer;
 
+#[cfg(all(any(test, feature = "testing"), not(loom), not(miri)))]
+mod shared_testing;
 #[cfg(all(test, not(loom), not(miri)))]
 mod shared_tests;
+#[cfg(all(any(test, feature = "testing"), not(loom)))]
+pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 

@@ -2,12 +2,12 @@
 //! `shared` for what it may have been at.
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
 use super::shared::{DEAD, IDLE, Locked, SENDING};
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 use super::shared::{OPEN_LEN, SEALING};
 use crate::error::Error;
 use crate::record::content_type::APPLICATION_DATA;
@@ -76,7 +76,7 @@ impl Locked<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl Locked<'_> {
     /// Dies around a `sendmsg` that takes `taken` bytes.
     pub(super) fn die_sending(self, taken: usize) {

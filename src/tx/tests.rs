@@ -1,229 +1,13 @@
-//! Property tests: whatever is sent, however the kernel takes it, what arrives is exactly what was
-//! accepted, in order, in records with strictly increasing numbers (design rules 1 to 3).
-
-use std::io::IoSlice;
-use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+//! Property tests of the model in `testing`, and sequences with a known outcome.
 
 use proptest::prelude::*;
 use rustix::io::Errno;
 
+use super::testing::{Setup, Step, flags, run};
 use super::*;
 use crate::aead::RecordOpener;
-use crate::crypto_info::{CryptoInfo, expected_len};
-use crate::engine::threads::Pool;
-use crate::record::{HEADER_LEN, parse_header};
-use core::result::Result;
-
-/// A kernel whose socket takes what the test says.
-#[derive(Default)]
-pub(super) struct FakeSys(pub Mutex<FakeSocket>);
-
-#[derive(Default)]
-pub(super) struct FakeSocket {
-    pub wire: Vec<u8>,
-    /// Bytes there is room for.
-    pub room: usize,
-    /// Answer the next send with EINTR, or with this error for good.
-    pub interrupt: bool,
-    pub dead: Option<Errno>,
-    blocking: bool,
-}
-
-impl Sys for FakeSys {
-    fn send(&self, _: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
-        let mut socket = self.0.lock().unwrap();
-        if let Some(errno) = socket.dead {
-            return Err(errno);
-        }
-        let offered: usize = bytes.iter().map(|b| b.len()).sum();
-        let taken = offered.min(socket.room);
-        if taken == 0 {
-            return Err(Errno::AGAIN);
-        }
-        let all: Vec<u8> = bytes.iter().flat_map(|b| b.iter().copied()).collect();
-        socket.wire.extend(&all[..taken]);
-        socket.room = socket.room.saturating_sub(taken);
-        Ok(taken)
-    }
-    fn wait_for_room(&self, _: RawFd, _: Option<Duration>) -> Result<bool, Errno> {
-        let mut socket = self.0.lock().unwrap();
-        if core::mem::take(&mut socket.interrupt) {
-            return Err(Errno::INTR);
-        }
-        socket.room = socket.room.saturating_add(5000);
-        Ok(true)
-    }
-    fn is_nonblocking(&self, _: RawFd) -> bool {
-        !self.0.lock().unwrap().blocking
-    }
-    fn send_timeout(&self, _: RawFd) -> Option<Duration> {
-        None
-    }
-    fn segments_in(&self, _: RawFd) -> Option<u32> {
-        None
-    }
-    fn written(&self, _: RawFd) -> Option<u64> {
-        Some(self.0.lock().unwrap().wire.len() as u64)
-    }
-    fn handlers_restart(&self) -> bool {
-        false
-    }
-    fn shutdown_write(&self, _: RawFd) -> Result<(), Errno> {
-        Ok(())
-    }
-    fn read(&self, _: RawFd, buf: &mut [u8], offset: Option<u64>) -> Result<usize, Errno> {
-        let rest = FILE_LEN.saturating_sub(usize::try_from(offset.unwrap_or(0)).unwrap());
-        let len = buf.len().min(rest);
-        buf[..len].fill(b'f');
-        Ok(len)
-    }
-    fn is_readable(&self, _: RawFd) -> bool {
-        true
-    }
-}
-
-/// A worker that, for a non-blocking socket, leaves everything to the test; for a blocking one it
-/// lets the peer read on, as nobody else would wake the caller.
-struct TestWorker(&'static FakeSys);
-
-impl Waker for TestWorker {
-    fn defer(&self, _: &Arc<Connection>) {}
-    fn watch(&self, connection: &Arc<Connection>) {
-        if self.0.0.lock().unwrap().blocking {
-            let (sys, connection) = (self.0, Arc::clone(connection));
-            std::thread::spawn(move || {
-                let mut socket = sys.0.lock().unwrap();
-                socket.room = socket.room.saturating_add(5000);
-                drop(socket);
-                connection.room();
-            });
-        }
-    }
-    fn forget(&self, _: &Connection, _: RawFd) {}
-}
-
-pub(super) const FILE_LEN: usize = 40_000;
-
-pub(super) struct Setup {
-    pub sys: &'static FakeSys,
-    pub connection: Arc<Connection>,
-    /// With the number and the place in the stream of the first record; `usize::MAX`: the first
-    /// that does not open with the keys before.
-    pub openers: Vec<(RecordOpener, RecordNumber, usize)>,
-    info: Vec<u8>,
-}
-
-pub(super) fn info(version: Version, cipher: Cipher, seed: u8) -> Vec<u8> {
-    let mut info: Vec<u8> = (0..expected_len(cipher)).map(|i| i as u8 ^ seed).collect();
-    info[..2].copy_from_slice(&version.code().to_ne_bytes());
-    info[2..4].copy_from_slice(&cipher.id().to_ne_bytes());
-    let at = info.len() - 8;
-    info[at..].copy_from_slice(&u64::from(seed).to_be_bytes());
-    info
-}
-
-impl Setup {
-    pub(super) fn new(engine: Kind, version: Version, cipher: Cipher, blocking: bool) -> Setup {
-        let sys: &'static FakeSys = Box::leak(Box::default());
-        sys.0.lock().unwrap().blocking = blocking;
-        let shared = Arc::new(Shared {
-            sys,
-            pool: Arc::new(Pool::new(2)),
-            waker: Arc::new(TestWorker(sys)),
-        });
-        let settings = Settings {
-            engine,
-            aead: Choice::Auto,
-            queue_max: 64 * 1024,
-            cores: 8,
-        };
-        let info = info(version, cipher, 0);
-        let keys = CryptoInfo::parse(&info).unwrap();
-        let opener = RecordOpener::new(&keys, Choice::Auto).unwrap();
-        let openers = vec![(opener, keys.numbers().peek(), 0)];
-        let connection = Connection::new(shared, settings, 0, keys, Arc::default()).unwrap();
-        Setup {
-            sys,
-            connection,
-            openers,
-            info,
-        }
-    }
-
-    pub(super) fn give_room(&self, room: usize) {
-        self.sys.0.lock().unwrap().room = room;
-        self.connection.room();
-    }
-
-    /// Everything out, then the wire as (type, bytes) records.
-    pub(super) fn finish(self) -> Vec<(u8, Vec<u8>)> {
-        self.sys.0.lock().unwrap().room = usize::MAX;
-        self.connection
-            .flush(Some(Duration::from_secs(20)))
-            .unwrap();
-        assert_eq!(self.connection.pending(), 0);
-        let wire = core::mem::take(&mut self.sys.0.lock().unwrap().wire);
-        let (version, cipher) = self.connection.suite();
-        let mut openers = self.openers.into_iter();
-        let (mut opener, mut number, _) = openers.next().unwrap();
-        let mut next_keys = openers.next();
-        let (mut rest, mut records, mut at) = (&wire[..], Vec::new(), 0);
-        while !rest.is_empty() {
-            let head = *rest.first_chunk::<HEADER_LEN>().expect("a whole header");
-            let header = parse_header(head, version, cipher.nonce_form(version)).unwrap();
-            let (record, behind) = rest.split_at(HEADER_LEN + header.fragment_len);
-            if let Some((_, _, first)) = &next_keys
-                && records.len() == *first
-            {
-                (opener, number, _) = next_keys.take().unwrap();
-                next_keys = openers.next();
-            }
-            let mut out = vec![0; record.len()];
-            let mut opened = opener.open(number.rec_seq, record, &mut out);
-            while opened.is_err()
-                && let Some((next, first, usize::MAX)) = next_keys.take()
-            {
-                (opener, number) = (next, first);
-                next_keys = openers.next();
-                opened = opener.open(number.rec_seq, record, &mut out);
-            }
-            let (kind, len) = opened.unwrap_or_else(|e| panic!("record {at}: {e}"));
-            out.truncate(len);
-            assert!(len > 0, "an empty record (TX-22)");
-            records.push((kind, out));
-            number.rec_seq += 1;
-            at += 1;
-            rest = behind;
-        }
-        records
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Send {
-        len: usize,
-        pieces: usize,
-        more: bool,
-    },
-    Control {
-        kind: u8,
-        len: usize,
-    },
-    File {
-        count: usize,
-    },
-    Pages {
-        len: usize,
-        more: bool,
-    },
-    Room(usize),
-    Interrupt,
-    Look,
-    Flush,
-}
+use crate::crypto_info::CryptoInfo;
+use crate::testing::crypto_info as info;
 
 fn step() -> impl Strategy<Value = Step> {
     let len = prop_oneof![
@@ -245,107 +29,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Interrupt),
         1 => Just(Step::Look),
         1 => Just(Step::Flush),
+        1 => prop_oneof![64usize..16384, Just(16384)].prop_map(Step::MaxPayload),
     ]
-}
-
-/// Pages that live as long as the program.
-fn lend(bytes: Vec<u8>) -> crate::sys::pages::Pages {
-    crate::sys::pages::Pages::lent_for_ever(Box::leak(bytes.into_boxed_slice()))
-}
-
-fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool, steps: &[Step]) {
-    let setup = Setup::new(engine, version, cipher, blocking);
-    // What must arrive: the type of each byte, and the byte.
-    let mut expected: Vec<(u8, u8)> = Vec::new();
-    let mut fill = 0u8;
-    for step in steps {
-        let flags = SendFlags {
-            more: false,
-            dont_wait: false,
-            no_signal: true,
-        };
-        let connection = &setup.connection;
-        fill = fill.wrapping_add(1);
-        let outcome = match *step {
-            Step::Send { len, pieces, more } => {
-                let data: Vec<u8> = (0..len).map(|i| fill ^ (i / 7) as u8).collect();
-                let slices: Vec<&[u8]> = data.chunks(len.div_ceil(pieces)).collect();
-                let sent = connection.send(&slices, None, SendFlags { more, ..flags });
-                Some((23, data, sent))
-            }
-            Step::Control { kind, len } => {
-                let data = vec![fill; len];
-                Some((
-                    kind,
-                    data.clone(),
-                    connection.send(&[&data], Some(kind), flags),
-                ))
-            }
-            Step::File { count } => {
-                let source = FileSource {
-                    fd: 0,
-                    offset: Some(0),
-                    count,
-                    no_wait: false,
-                    pipe: false,
-                };
-                Some((
-                    23,
-                    vec![b'f'; FILE_LEN],
-                    connection.send_file(source, flags),
-                ))
-            }
-            Step::Pages { len, more } => {
-                let data: Vec<u8> = (0..len).map(|i| fill ^ (i / 5) as u8).collect();
-                let pages = lend(data.clone());
-                let sent = connection.send_pages(pages, SendFlags { more, ..flags });
-                Some((23, data, sent))
-            }
-            Step::Room(room) => {
-                setup.give_room(room);
-                None
-            }
-            Step::Interrupt => {
-                setup.sys.0.lock().unwrap().interrupt = true;
-                None
-            }
-            Step::Look => {
-                connection.look(&mut 0, true);
-                None
-            }
-            Step::Flush => {
-                // Without room it cannot end, which is what the time-out is for.
-                let _ = connection.flush(Some(Duration::ZERO));
-                None
-            }
-        };
-        match outcome {
-            None => {}
-            Some((kind, data, Ok(accepted))) => {
-                assert!(
-                    accepted <= data.len() && accepted > 0,
-                    "{step:?}: {accepted}"
-                );
-                expected.extend(data[..accepted].iter().map(|byte| (kind, *byte)));
-            }
-            Some((_, _, Err(Error::WouldBlock))) => {
-                // Rule 4: the kernel has just refused bytes.
-                assert!(
-                    !blocking && setup.sys.0.lock().unwrap().room == 0,
-                    "EAGAIN with room"
-                );
-            }
-            Some((_, _, Err(Error::Interrupted))) => assert!(blocking),
-            Some((_, _, Err(error))) => panic!("{step:?}: {error}"),
-        }
-    }
-    let arrived: Vec<(u8, u8)> = setup
-        .finish()
-        .into_iter()
-        .flat_map(|(kind, bytes)| bytes.into_iter().map(move |byte| (kind, byte)))
-        .collect();
-    assert_eq!(arrived.len(), expected.len(), "bytes lost or doubled");
-    assert!(arrived == expected, "bytes differ");
 }
 
 proptest! {
@@ -364,13 +49,6 @@ proptest! {
         steps in prop::collection::vec(step(), 1..40),
     ) {
         run(engine, version, cipher, blocking, &steps);
-    }
-}
-
-pub(super) fn flags() -> SendFlags {
-    SendFlags {
-        no_signal: true,
-        ..SendFlags::default()
     }
 }
 
@@ -437,7 +115,7 @@ fn tls12_keys_are_not_replaced() {
 #[test]
 fn a_dead_connection_says_so_every_time() {
     let setup = Setup::new(Kind::Inline, Version::Tls13, Cipher::AesGcm128, false);
-    setup.sys.0.lock().unwrap().dead = Some(Errno::CONNRESET);
+    setup.sys.socket().dead = Some(Errno::CONNRESET);
     let reset = Err(Error::Os(Errno::CONNRESET));
     for _ in 0..3 {
         assert_eq!(setup.connection.send(&[b"x"], None, flags()), reset);
@@ -476,7 +154,7 @@ fn numbers_run_out() {
         );
     }
     assert_eq!(setup.connection.pending(), 0);
-    let wire = setup.sys.0.lock().unwrap().wire.len();
+    let wire = setup.sys.socket().wire.len();
     assert_eq!(wire, 2 * (1 + 22));
 }
 
