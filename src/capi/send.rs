@@ -206,62 +206,63 @@ pub unsafe extern "C" fn tls_splice(
     len: usize,
     flags: c_uint,
 ) -> isize {
-    guard(
-        if registry::is_ours(fd_in) {
-            fd_in
-        } else {
-            fd_out
-        },
-        || {
-            let outward = !is_source(fd_in, fd_out);
-            let (found, pipe) = match outward {
-                true => (registry::entry(fd_out)?, fd_in),
-                false => (registry::entry(fd_in)?, fd_out),
-            };
-            let socket = found.get()?;
-            let has_keys = match outward {
-                true => socket.tx().is_some(),
-                false => socket.rx().is_some(),
-            };
-            if !has_keys {
-                let (from, to) = ((fd_in, off_in), (fd_out, off_out));
-                // SAFETY: our caller's promise, passed on.
-                return Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?);
-            }
-            let known = libc::SPLICE_F_MOVE
-                | libc::SPLICE_F_NONBLOCK
-                | libc::SPLICE_F_MORE
-                | libc::SPLICE_F_GIFT;
-            if flags & !known != 0 {
-                return Err(Error::Invalid);
-            }
-            if !off_in.is_null() || !off_out.is_null() {
-                return Err(Error::Os(rustix::io::Errno::SPIPE));
-            }
-            if !net::is_pipe(pipe)? {
-                return Err(Error::Invalid);
-            }
-            let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
-            if let Some(receiver) = socket.rx().filter(|_| !outward) {
-                return receiver.splice(pipe, count, no_wait).map(self::count);
-            }
-            let connection = socket.tx().ok_or(Error::NoTls)?;
-            let send_flags = SendFlags {
-                more: flags & libc::SPLICE_F_MORE != 0,
-                // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
-                dont_wait: false,
-                no_signal: false,
-            };
-            let source = FileSource {
-                fd: pipe,
-                offset: None,
-                count,
-                no_wait,
-                pipe: true,
-            };
-            connection.send_file(source, send_flags).map(self::count)
-        },
-    )
+    guard(known_end(fd_in, fd_out), || {
+        let outward = !is_source(fd_in, fd_out);
+        let (found, pipe) = match outward {
+            true => (registry::entry(fd_out)?, fd_in),
+            false => (registry::entry(fd_in)?, fd_out),
+        };
+        let socket = found.get()?;
+        let has_keys = match outward {
+            true => socket.tx().is_some(),
+            false => socket.rx().is_some(),
+        };
+        if !has_keys {
+            let (from, to) = ((fd_in, off_in), (fd_out, off_out));
+            // SAFETY: our caller's promise, passed on.
+            return Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?);
+        }
+        let known = libc::SPLICE_F_MOVE
+            | libc::SPLICE_F_NONBLOCK
+            | libc::SPLICE_F_MORE
+            | libc::SPLICE_F_GIFT;
+        if flags & !known != 0 {
+            return Err(Error::Invalid);
+        }
+        if !off_in.is_null() || !off_out.is_null() {
+            return Err(Error::Os(rustix::io::Errno::SPIPE));
+        }
+        if !net::is_pipe(pipe)? {
+            return Err(Error::Invalid);
+        }
+        let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
+        if let Some(receiver) = socket.rx().filter(|_| !outward) {
+            return receiver.splice(pipe, count, no_wait).map(self::count);
+        }
+        let connection = socket.tx().ok_or(Error::NoTls)?;
+        let send_flags = SendFlags {
+            more: flags & libc::SPLICE_F_MORE != 0,
+            // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
+            dont_wait: false,
+            no_signal: false,
+        };
+        let source = FileSource {
+            fd: pipe,
+            offset: None,
+            count,
+            no_wait,
+            pipe: true,
+        };
+        connection.send_file(source, send_flags).map(self::count)
+    })
+}
+
+/// The end that is known to be a connection, which a panic breaks.
+fn known_end(fd_in: c_int, fd_out: c_int) -> c_int {
+    match registry::is_ours(fd_in) {
+        true => fd_in,
+        false => fd_out,
+    }
 }
 
 /// Whether a splice takes from a connection: else it gives to one. A duplicate that nobody has used
