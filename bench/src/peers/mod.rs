@@ -147,6 +147,10 @@ pub fn open_receiver(
         ..Hello::new(kind)
     };
     hello.write_to(&mut socket)?;
+    // Before the keys, which are no handshake's: on a socket that has some, only records are read.
+    if !peer.handshakes() {
+        expect_ready(&socket)?;
+    }
     let receiver: Box<dyn Receiver> = match peer {
         PeerKind::Plain => Box::new(plain::Plain { socket }),
         PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket)?),
@@ -155,11 +159,19 @@ pub fn open_receiver(
             Box::new(uktls::Uktls::attach_receiver(socket)?)
         }
     };
-    let mut ready = [0];
-    // In the clear, and before the first record.
-    receiver.socket().read_exact(&mut ready)?;
-    ensure!(ready == [READY], "the sink is not ready");
+    if peer.handshakes() {
+        expect_ready(receiver.socket())?;
+    }
     Ok(receiver)
+}
+
+fn expect_ready(mut socket: &TcpStream) -> Result<()> {
+    let mut ready = [0];
+    socket
+        .read_exact(&mut ready)
+        .context("reading from the sink")?;
+    ensure!(ready == [READY], "the sink is not ready");
+    Ok(())
 }
 
 /// A connection to the sink, ready for messages.
