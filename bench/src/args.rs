@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::idle;
 use crate::peers::PeerKind;
 use crate::placement::Placement;
+use crate::receive;
 use crate::rounds::Effort;
 use crate::scenario::{Mode, Scenario};
 
@@ -21,14 +22,18 @@ pub struct BenchArgs {
     pub role: Option<Role>,
 
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_value = "stream,request,idle")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "stream,request,receive,idle"
+    )]
     mode: Vec<Mode>,
 
-    /// Bytes in a message
+    /// Bytes in a message; receiving has records of 64 and 16384 bytes
     #[arg(long, value_delimiter = ',', default_value = "64,1024,16384,65536")]
     size: Vec<usize>,
 
-    /// Who sends; ratios need `plain` and `ssl_write` in the same run
+    /// Who sends or receives; ratios need `plain` and `ssl_write` in the same run
     #[arg(
         long,
         value_delimiter = ',',
@@ -88,7 +93,29 @@ impl BenchArgs {
         let modes = [Mode::Stream, Mode::Request]
             .into_iter()
             .filter(|mode| self.mode.contains(mode));
-        modes.flat_map(|mode| self.size.iter().map(move |&size| Scenario { mode, size }))
+        let sent = modes.flat_map(|mode| {
+            self.size.iter().map(move |&size| Scenario {
+                mode,
+                size,
+                buffer: None,
+            })
+        });
+        let received = receive::SIZES
+            .into_iter()
+            .filter(|(size, _)| self.mode.contains(&Mode::Receive) && self.size.contains(size))
+            .map(|(size, buffer)| Scenario {
+                mode: Mode::Receive,
+                size,
+                buffer: Some(buffer),
+            });
+        sent.chain(received)
+    }
+
+    /// The peers asked for that have something of their own to measure in `mode`.
+    pub fn peers(&self, mode: Mode) -> Vec<PeerKind> {
+        let all = self.peer.iter().copied();
+        all.filter(|peer| mode != Mode::Receive || peer.receives())
+            .collect()
     }
 
     pub fn idle(&self) -> bool {

@@ -4,16 +4,26 @@
 //! the loopback's soft interrupts that run on top of them. The sink is a process of its own, so it is not in
 //! the process figure.
 
+use std::ops::AddAssign;
+
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// What a stretch of work took, in nanoseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Elapsed {
     pub wall: u64,
     /// Of the calling thread alone (`CLOCK_THREAD_CPUTIME_ID`).
     pub caller_cpu: u64,
     /// Of every thread of this process (`CLOCK_PROCESS_CPUTIME_ID`).
     pub process_cpu: u64,
+}
+
+impl AddAssign for Elapsed {
+    fn add_assign(&mut self, other: Self) {
+        self.wall += other.wall;
+        self.caller_cpu += other.caller_cpu;
+        self.process_cpu += other.process_cpu;
+    }
 }
 
 /// A running measurement.

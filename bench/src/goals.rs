@@ -7,7 +7,7 @@ use crate::idle::Idle;
 use crate::metric::Metric;
 use crate::peers::PeerKind;
 use crate::rounds::Results;
-use crate::scenario::Mode;
+use crate::scenario::{Mode, Scenario};
 
 /// One `[[goal]]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Goal {
     pub mode: Mode,
     /// Every size if absent.
     pub size: Option<usize>,
+    /// [`Mode::Receive`]: bytes that one call has room for; any if absent.
+    pub buffer: Option<usize>,
     pub peer: PeerKind,
     pub metric: Metric,
     pub against: Option<Against>,
@@ -27,6 +29,7 @@ pub struct Goal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Against {
+    #[serde(alias = "ssl_read")]
     SslWrite,
     Plain,
     #[serde(rename = "better-engine")]
@@ -76,10 +79,17 @@ pub fn check(goals: &[Goal], results: &[Results], idle: &[Idle]) -> Vec<Check> {
 }
 
 impl Goal {
+    fn is_about(&self, scenario: Scenario) -> bool {
+        let Scenario { mode, size, buffer } = scenario;
+        self.mode == mode
+            && self.size.is_none_or(|wanted| wanted == size)
+            && (self.buffer.is_none() || self.buffer == buffer)
+    }
+
     /// What `results` say about this goal; `None` if they are about something else.
     fn measured(&self, results: &Results) -> Option<f64> {
         let scenario = results.scenario;
-        if scenario.mode != self.mode || self.size.is_some_and(|size| size != scenario.size) {
+        if !self.is_about(scenario) {
             return None;
         }
         match self.against {
@@ -102,17 +112,18 @@ impl Goal {
     fn check(&self, scenario: &str, measured: f64) -> Check {
         let against = match self.against {
             None => "",
-            Some(Against::SslWrite) => " / ssl_write",
-            Some(Against::Plain) => " / plain",
-            Some(Against::BetterEngine) => " / better engine",
+            Some(Against::SslWrite) => PeerKind::SslWrite.name_in(self.mode),
+            Some(Against::Plain) => PeerKind::Plain.name_in(self.mode),
+            Some(Against::BetterEngine) => "better engine",
         };
         let (bound, met) = match self.bound {
             Bound::AtLeast(bound) => (format!(">= {bound}"), measured >= bound),
             Bound::AtMost(bound) => (format!("<= {bound}"), measured <= bound),
         };
+        let slash = if against.is_empty() { "" } else { " / " };
         let goal = format!(
-            "{scenario}: {} {}{against}",
-            self.peer.name(),
+            "{scenario}: {} {}{slash}{against}",
+            self.peer.name_in(self.mode),
             self.metric.name()
         );
         Check {
@@ -124,8 +135,8 @@ impl Goal {
     }
 
     /// The goal as a mark on a plot: its size and ratio, if it is about the plot's figure.
-    pub fn mark(&self, mode: Mode, metric: Metric, against: Against, size: usize) -> Option<f64> {
-        let ours = self.mode == mode && self.against == Some(against) && self.size == Some(size);
+    pub fn mark(&self, scenario: Scenario, metric: Metric, against: Against) -> Option<f64> {
+        let ours = self.is_about(scenario) && self.size.is_some() && self.against == Some(against);
         // In one row all messages are of one size, so messages a second and GB a second have the same ratio.
         let same = self.metric == metric
             || (self.metric == Metric::GbPerS && metric == Metric::MessagesPerS);

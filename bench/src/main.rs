@@ -12,6 +12,7 @@ mod machine;
 mod metric;
 mod peers;
 mod placement;
+mod receive;
 mod report;
 mod rounds;
 mod scenario;
@@ -49,7 +50,7 @@ fn bench(args: &BenchArgs) -> Result<()> {
         eprintln!("measuring {scenario}");
         results.push(Results::measure(
             scenario,
-            &args.peer,
+            &args.peers(scenario.mode),
             sink.address(),
             effort,
         )?);

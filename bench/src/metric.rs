@@ -15,7 +15,7 @@ pub enum Metric {
     GbPerS,
     /// CPU time of the calling thread for a byte of payload.
     CallerCpuNsPerByte,
-    /// CPU time of all threads of the sending process for a byte of payload.
+    /// CPU time of all threads of the measured process for a byte of payload.
     ProcessCpuNsPerByte,
     RoundTripP50Ns,
     RoundTripP99Ns,
@@ -43,7 +43,7 @@ impl Metric {
             Metric::RoundTripP99Ns,
         ];
         match mode {
-            Mode::Stream => STREAM,
+            Mode::Stream | Mode::Receive => STREAM,
             Mode::Request => REQUEST,
             Mode::Idle => &[Metric::BytesPerConnection],
         }
@@ -82,7 +82,7 @@ impl Metric {
         let (messages, bytes) = (sample.messages as f64, sample.bytes as f64);
         let wall = sample.elapsed.wall as f64;
         match self {
-            Self::NsPerCall => Some(wall / messages),
+            Self::NsPerCall => Some(wall / sample.calls as f64),
             Self::MessagesPerS => Some(messages * 1e9 / wall),
             Self::GbPerS => Some(bytes / wall),
             Self::CallerCpuNsPerByte => Some(sample.elapsed.caller_cpu as f64 / bytes),

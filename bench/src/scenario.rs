@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::clock::{Elapsed, Stopwatch, monotonic};
 use crate::peers::{Connection, PeerKind};
 use crate::placement::{Pinned, Placement};
+use crate::receive;
 use crate::sink::protocol::{ANSWER, Hello, Kind};
 use crate::stats::percentile;
 
@@ -21,6 +22,8 @@ pub enum Mode {
     Stream,
     /// One message, then wait for the sink's one-byte answer to it.
     Request,
+    /// Records arrive faster than they can be opened; ends when the last byte has been received.
+    Receive,
     /// Memory of connections that have sent one message and are idle.
     Idle,
 }
@@ -30,6 +33,7 @@ impl Mode {
         match self {
             Self::Stream => "stream",
             Self::Request => "request",
+            Self::Receive => "receive",
             Self::Idle => "idle",
         }
     }
@@ -41,11 +45,24 @@ pub struct Scenario {
     pub mode: Mode,
     /// Bytes in a message.
     pub size: usize,
+    /// [`Mode::Receive`]: the bytes that one call has room for.
+    pub buffer: Option<usize>,
+}
+
+impl Scenario {
+    /// How plots name it among others of its mode: `16 KiB`, or `16 KiB/64 KiB` with a buffer.
+    pub fn sizes(self) -> String {
+        let size = size_name(self.size);
+        match self.buffer {
+            Some(buffer) => format!("{size}/{}", size_name(buffer)),
+            None => size,
+        }
+    }
 }
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.mode.name(), size_name(self.size))
+        write!(f, "{} {}", self.mode.name(), self.sizes())
     }
 }
 
@@ -61,6 +78,8 @@ pub fn size_name(size: usize) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     pub messages: u64,
+    /// Calls of the peer: as many, but for [`Mode::Receive`].
+    pub calls: u64,
     /// Payload bytes.
     pub bytes: u64,
     pub elapsed: Elapsed,
@@ -88,10 +107,11 @@ pub fn measure(
     let kind = match scenario.mode {
         Mode::Stream => Kind::Stream,
         Mode::Request | Mode::Idle => Kind::Request,
+        Mode::Receive => return receive::measure(scenario, peer, sink, messages),
     };
     let (here, there) = match scenario.mode {
         Mode::Request => placement.processors()?,
-        Mode::Stream | Mode::Idle => (None, None),
+        Mode::Stream | Mode::Receive | Mode::Idle => (None, None),
     };
     let hello = Hello {
         wire_len,
@@ -101,7 +121,7 @@ pub fn measure(
     let mut connection = Connection::open(peer, sink, hello)
         .with_context(|| format!("{}: connecting", peer.name()))?;
     // The same buffer each time, so that no peer is charged for the program's own memory traffic.
-    let message: Vec<u8> = (0..scenario.size).map(|i| (i % 251) as u8).collect();
+    let message = payload(scenario.size);
     let warm_up = messages / WARM_UP_PART + 1;
     let (elapsed, round_trip) = match kind {
         Kind::Request => {
@@ -129,14 +149,20 @@ pub fn measure(
     );
     Ok(Sample {
         messages,
+        calls: messages,
         bytes: messages * scenario.size as u64,
         elapsed,
         round_trip,
     })
 }
 
+/// The bytes of a message.
+pub fn payload(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i % 251) as u8).collect()
+}
+
 /// One message in so many is sent before the clock starts.
-const WARM_UP_PART: u64 = 20;
+pub const WARM_UP_PART: u64 = 20;
 
 fn stream(connection: &mut Connection, message: &[u8], messages: u64) -> Result<()> {
     for _ in 0..messages {

@@ -1,4 +1,4 @@
-//! The senders under test, one file each. All send on a TCP connection over the loopback device with `TCP_NODELAY`
+//! The senders and receivers under test, one file each. All are on a TCP connection over the loopback device with `TCP_NODELAY`
 //! set, default buffers and a blocking socket.
 
 mod openssl;
@@ -14,18 +14,20 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::sink::protocol::{Hello, READY, read_total};
+use crate::scenario::Mode;
+use crate::sink::protocol::{Hello, Kind, READY, read_total};
 
 pub use uktls::counters;
 
-/// Who sends.
+/// Who sends or receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerKind {
     /// `send(2)`, nothing sealed.
     Plain,
-    /// OpenSSL's `SSL_write` on a socket BIO, after a TLS 1.3 handshake.
-    #[value(name = "ssl_write")]
+    /// OpenSSL's `SSL_write` and `SSL_read` on a socket BIO, after a TLS 1.3 handshake.
+    #[value(name = "ssl_write", alias = "ssl_read")]
+    #[serde(alias = "ssl_read")]
     SslWrite,
     /// rustls with aws-lc-rs: `writer().write_all`, then `write_tls`.
     Rustls,
@@ -34,6 +36,8 @@ pub enum PeerKind {
     /// uktls, records sealed by its threads.
     Threads,
     /// uktls as it comes.
+    #[value(alias = "uktls")]
+    #[serde(alias = "uktls")]
     Auto,
 }
 
@@ -59,11 +63,25 @@ impl PeerKind {
         }
     }
 
+    /// The name in tables and in JSON: what is called when receiving is not what is called when sending.
+    pub fn name_in(self, mode: Mode) -> &'static str {
+        match (mode, self) {
+            (Mode::Receive, Self::SslWrite) => "ssl_read",
+            (Mode::Receive, Self::Auto) => "uktls",
+            _ => self.name(),
+        }
+    }
+
+    /// Whether it receives in a way of its own: engines are for sealing, and make no difference there.
+    pub fn receives(self) -> bool {
+        !matches!(self, Self::Inline | Self::Threads)
+    }
+
     /// What readers who do not know the peers are told.
     pub fn label(self) -> &'static str {
         match self {
             Self::Plain => "plain TCP",
-            Self::SslWrite => "OpenSSL SSL_write",
+            Self::SslWrite => "OpenSSL",
             Self::Rustls => "rustls (aws-lc-rs)",
             Self::Inline => "uktls inline",
             Self::Threads => "uktls threads",
@@ -101,6 +119,59 @@ trait Sender {
     }
 
     fn socket(&self) -> &TcpStream;
+}
+
+/// A receiver and its socket.
+pub trait Receiver {
+    /// Receive into `buffer` by one call; the number of bytes received, 0 at the end of the stream.
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize>;
+
+    fn socket(&self) -> &TcpStream;
+}
+
+/// A connection on which the sink sends records of `record_len` bytes when it is asked for them.
+pub fn open_receiver(
+    peer: PeerKind,
+    address: SocketAddr,
+    record_len: usize,
+) -> Result<Box<dyn Receiver>> {
+    let mut socket = TcpStream::connect(address).context("connecting to the sink")?;
+    socket.set_nodelay(true)?;
+    let kind = match peer {
+        PeerKind::Plain => Kind::DeliverPlain,
+        _ => Kind::DeliverSealed,
+    };
+    let hello = Hello {
+        handshake: peer.handshakes(),
+        wire_len: record_len as u64,
+        ..Hello::new(kind)
+    };
+    hello.write_to(&mut socket)?;
+    // Before the keys, which are no handshake's: on a socket that has some, only records are read.
+    if !peer.handshakes() {
+        expect_ready(&socket)?;
+    }
+    let receiver: Box<dyn Receiver> = match peer {
+        PeerKind::Plain => Box::new(plain::Plain { socket }),
+        PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket)?),
+        PeerKind::Rustls => Box::new(rustls::Rustls::connect(socket)?),
+        PeerKind::Inline | PeerKind::Threads | PeerKind::Auto => {
+            Box::new(uktls::Uktls::attach_receiver(socket)?)
+        }
+    };
+    if peer.handshakes() {
+        expect_ready(receiver.socket())?;
+    }
+    Ok(receiver)
+}
+
+fn expect_ready(mut socket: &TcpStream) -> Result<()> {
+    let mut ready = [0];
+    socket
+        .read_exact(&mut ready)
+        .context("reading from the sink")?;
+    ensure!(ready == [READY], "the sink is not ready");
+    Ok(())
 }
 
 /// A connection to the sink, ready for messages.

@@ -1,4 +1,4 @@
-//! OpenSSL's `SSL_write` on a socket BIO, as a C program would use it. The crate's own stream is not used: it moves
+//! OpenSSL's `SSL_write` and `SSL_read` on a socket BIO, as a C program would use it. The crate's own stream is not used: it moves
 //! every byte through a BIO written in Rust.
 
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use foreign_types_shared::ForeignTypeRef;
 use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode, SslVersion};
 
-use super::Sender;
+use super::{Receiver, Sender};
 
 pub struct OpenSsl {
     // Before the socket whose number it uses: fields are dropped in this order.
@@ -62,6 +62,27 @@ impl Sender for OpenSsl {
             }
         }
         Ok(())
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl Receiver for OpenSsl {
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        // SAFETY: `ssl` is live and `buffer` is writable for its length.
+        let read = unsafe {
+            openssl_sys::SSL_read(
+                self.ssl.as_ptr(),
+                buffer.as_mut_ptr().cast(),
+                i32::try_from(buffer.len())?,
+            )
+        };
+        match usize::try_from(read) {
+            Ok(read) if read > 0 => Ok(read),
+            _ => bail!("SSL_read: {}", ErrorStack::get()),
+        }
     }
 
     fn socket(&self) -> &TcpStream {

@@ -1,11 +1,11 @@
-//! `send(2)`: what the socket itself costs.
+//! `send(2)` and `recv(2)`: what the socket itself costs.
 
 use std::net::TcpStream;
 
 use anyhow::Result;
-use rustix::net::SendFlags;
+use rustix::net::{RecvFlags, SendFlags};
 
-use super::Sender;
+use super::{Receiver, Sender};
 
 pub struct Plain {
     pub socket: TcpStream,
@@ -21,6 +21,22 @@ impl Sender for Plain {
             }
         }
         Ok(())
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl Receiver for Plain {
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        loop {
+            match rustix::net::recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((_, received)) => return Ok(received),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     fn socket(&self) -> &TcpStream {

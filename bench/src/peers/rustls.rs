@@ -1,6 +1,7 @@
-//! rustls with aws-lc-rs: each message is buffered by `writer()`, then written to the socket by `write_tls`.
+//! rustls with aws-lc-rs: each message is buffered by `writer()`, then written to the socket by `write_tls`;
+//! records are read by `read_tls`, opened by `process_new_packets`, and copied out by `reader()`.
 
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, LazyLock};
 
@@ -14,7 +15,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::Sender;
+use super::{Receiver, Sender};
 
 pub struct Rustls {
     tls: ClientConnection,
@@ -65,6 +66,25 @@ impl Sender for Rustls {
             self.tls.write_tls(&mut self.socket)?;
         }
         Ok(())
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl Receiver for Rustls {
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        loop {
+            match self.tls.reader().read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return Ok(result?),
+            }
+            if self.tls.read_tls(&mut self.socket)? == 0 {
+                return Ok(0);
+            }
+            self.tls.process_new_packets()?;
+        }
     }
 
     fn socket(&self) -> &TcpStream {

@@ -9,12 +9,16 @@ use std::ptr;
 
 use anyhow::{Result, bail, ensure};
 use openssl::rand::rand_bytes;
-use uktls::capi::types::{UKTLS_AEAD_AUTO, UKTLS_MODE_ALWAYS, uktls_config, uktls_stats};
+use uktls::capi::types::{
+    UKTLS_AEAD_AUTO, UKTLS_ENGINE_AUTO, UKTLS_MODE_ALWAYS, uktls_config, uktls_stats,
+};
 use uktls::capi::{
-    tls_send, tls_tx_init, uktls_close, uktls_configure, uktls_flush, uktls_get_stats,
+    tls_recv, tls_rx_init, tls_send, tls_tx_init, uktls_close, uktls_configure, uktls_flush,
+    uktls_get_stats,
 };
 
-use super::Sender;
+use super::{Receiver, Sender};
+use crate::sink::protocol::CRYPTO_INFO;
 
 /// A connection with keys.
 pub struct Uktls {
@@ -36,6 +40,23 @@ impl Uktls {
             )
         };
         ensure!(done == 0, "tls_tx_init: {}", Error::last_os_error());
+        Ok(Self {
+            socket: ManuallyDrop::new(socket),
+        })
+    }
+
+    /// Give `socket` the keys that the sink seals with for those who do not come from a handshake.
+    pub fn attach_receiver(socket: TcpStream) -> Result<Self> {
+        configure(UKTLS_ENGINE_AUTO)?;
+        // SAFETY: `CRYPTO_INFO` is readable for its length.
+        let done = unsafe {
+            tls_rx_init(
+                socket.as_raw_fd(),
+                CRYPTO_INFO.as_ptr().cast(),
+                CRYPTO_INFO.len(),
+            )
+        };
+        ensure!(done == 0, "tls_rx_init: {}", Error::last_os_error());
         Ok(Self {
             socket: ManuallyDrop::new(socket),
         })
@@ -67,6 +88,29 @@ impl Sender for Uktls {
         let done = uktls_flush(self.socket.as_raw_fd(), FLUSH_MS);
         ensure!(done == 0, "uktls_flush: {}", Error::last_os_error());
         Ok(())
+    }
+
+    fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+}
+
+impl Receiver for Uktls {
+    #[inline]
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        // SAFETY: `buffer` is writable for its length.
+        let received = unsafe {
+            tls_recv(
+                self.socket.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                0,
+            )
+        };
+        match usize::try_from(received) {
+            Ok(received) => Ok(received),
+            Err(_) => bail!("tls_recv: {}", Error::last_os_error()),
+        }
     }
 
     fn socket(&self) -> &TcpStream {

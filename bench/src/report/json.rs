@@ -11,6 +11,7 @@ use crate::goals::Check;
 use crate::machine::Machine;
 use crate::metric::Metric;
 use crate::peers::PeerKind;
+use crate::scenario::Mode;
 
 pub fn write(path: &Path, report: &Report) -> Result<()> {
     let timed = report.results.iter().flat_map(|results| {
@@ -22,14 +23,18 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
     });
     let mut rows: Vec<Row<'_>> = timed
         .filter_map(|(results, peer, metric)| {
+            let receives = results.scenario.mode == Mode::Receive;
+            let ssl = results.ratio(peer, PeerKind::SslWrite, metric);
             Some(Row {
                 scenario: results.scenario.mode.name(),
                 message_len: Some(results.scenario.size),
-                peer: peer.name(),
+                buffer_len: results.scenario.buffer,
+                peer: peer.name_in(results.scenario.mode),
                 metric,
                 unit: metric.unit(),
                 value: results.value(peer, metric)?,
-                ratio_ssl_write: results.ratio(peer, PeerKind::SslWrite, metric),
+                ratio_ssl_write: ssl.filter(|_| !receives),
+                ratio_ssl_read: ssl.filter(|_| receives),
                 ratio_plain: results.ratio(peer, PeerKind::Plain, metric),
                 measurements: results.samples(peer)?.len(),
                 machine: &report.machine,
@@ -40,11 +45,13 @@ pub fn write(path: &Path, report: &Report) -> Result<()> {
     rows.extend(report.idle.iter().map(|idle| Row {
         scenario: "idle",
         message_len: None,
+        buffer_len: None,
         peer: idle.peer.name(),
         metric,
         unit: metric.unit(),
         value: idle.bytes_per_connection,
         ratio_ssl_write: None,
+        ratio_ssl_read: None,
         ratio_plain: None,
         measurements: 1,
         machine: &report.machine,
@@ -69,11 +76,13 @@ struct File<'a> {
 struct Row<'a> {
     scenario: &'static str,
     message_len: Option<usize>,
+    buffer_len: Option<usize>,
     peer: &'static str,
     metric: Metric,
     unit: &'static str,
     value: f64,
     ratio_ssl_write: Option<f64>,
+    ratio_ssl_read: Option<f64>,
     ratio_plain: Option<f64>,
     measurements: usize,
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! The plot: four panels of grouped bars, ratios on a log scale, each goal as a dash across the bar that it is about.
+//! The plot: six panels of grouped bars, ratios on a log scale, each goal as a dash across the bar that it is about.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::goals::{Against, Goal};
 use crate::metric::Metric;
 use crate::peers::PeerKind;
 use crate::rounds::Results;
-use crate::scenario::{Mode, size_name};
+use crate::scenario::Mode;
 
 pub fn write(path: &Path, report: &Report, goals: &[Goal]) -> Result<()> {
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
@@ -20,7 +20,7 @@ pub fn write(path: &Path, report: &Report, goals: &[Goal]) -> Result<()> {
         .map_err(|error| anyhow!("writing {}: {error}", path.display()))
 }
 
-const SIZE: (u32, u32) = (1400, 1000);
+const SIZE: (u32, u32) = (1400, 1450);
 const LEGEND_HEIGHT: u32 = 92;
 /// Part of the width between two groups that their bars fill.
 const GROUP_WIDTH: f64 = 0.84;
@@ -35,7 +35,7 @@ struct Panel {
     against: Against,
 }
 
-const PANELS: [Panel; 4] = [
+const PANELS: [Panel; 6] = [
     Panel {
         title: "streaming: messages/s, ratio to SSL_write (more is better)",
         mode: Mode::Stream,
@@ -60,6 +60,18 @@ const PANELS: [Panel; 4] = [
         metric: Metric::RoundTripP50Ns,
         against: Against::SslWrite,
     },
+    Panel {
+        title: "receiving: GB/s, ratio to SSL_read (more is better)",
+        mode: Mode::Receive,
+        metric: Metric::GbPerS,
+        against: Against::SslWrite,
+    },
+    Panel {
+        title: "receiving: GB/s, ratio to plain recv (more is better)",
+        mode: Mode::Receive,
+        metric: Metric::GbPerS,
+        against: Against::Plain,
+    },
 ];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -69,7 +81,7 @@ fn draw(root: &Area<'_>, report: &Report, goals: &[Goal]) -> Drawn {
     root.fill(&WHITE)?;
     let (legend, panels) = root.split_vertically(LEGEND_HEIGHT);
     draw_legend(&legend, report)?;
-    for (area, panel) in panels.split_evenly((2, 2)).iter().zip(&PANELS) {
+    for (area, panel) in panels.split_evenly((3, 2)).iter().zip(&PANELS) {
         panel.draw(area, &report.results, goals)?;
     }
     Ok(())
@@ -175,7 +187,7 @@ impl Panel {
         }
         for (index, group) in groups.iter().enumerate() {
             let (x, y) = plotting.map_coordinate(&(index as f64 + 0.5, low));
-            let name = size_name(group.scenario.size);
+            let name = group.scenario.sizes();
             let half = 4 * name.len() as i32;
             area.draw_text(
                 &name,
@@ -216,8 +228,7 @@ impl Panel {
         let mut marks = Vec::new();
         for (index, results) in groups.iter().enumerate() {
             for goal in goals {
-                let size = results.scenario.size;
-                let Some(ratio) = goal.mark(self.mode, self.metric, self.against, size) else {
+                let Some(ratio) = goal.mark(results.scenario, self.metric, self.against) else {
                     continue;
                 };
                 let about = bars

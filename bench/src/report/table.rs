@@ -7,7 +7,7 @@ use crate::idle::Idle;
 use crate::metric::Metric;
 use crate::peers::PeerKind;
 use crate::rounds::Results;
-use crate::scenario::{Mode, size_name};
+use crate::scenario::Mode;
 
 /// Write the whole table and the goals below it.
 pub fn write(out: &mut impl Write, report: &Report) -> fmt::Result {
@@ -24,7 +24,7 @@ pub fn write(out: &mut impl Write, report: &Report) -> fmt::Result {
     )?;
     writeln!(
         out,
-        "x ssl, x plain: speed (or p50) as a ratio to SSL_write and to plain send in the same round"
+        "x ssl, x plain: speed (or p50) as a ratio to SSL_write (SSL_read) and to plain send (recv) in the same round"
     )?;
     writeln!(
         out,
@@ -33,7 +33,7 @@ pub fn write(out: &mut impl Write, report: &Report) -> fmt::Result {
     if !report.results.is_empty() {
         writeln!(
             out,
-            "\n{:<15} {:<9} {:>9} {:>10} {:>7} {:>7} {:>7} | {:>8} {:>6} {:>8} {:>8} {:>6} | {:>8} {:>8} {:>6} {:>7}",
+            "\n{:<21} {:<9} {:>9} {:>10} {:>7} {:>7} {:>7} | {:>8} {:>6} {:>8} {:>8} {:>6} | {:>8} {:>8} {:>6} {:>7}",
             "scenario",
             "peer",
             "ns/call",
@@ -70,7 +70,7 @@ pub fn write(out: &mut impl Write, report: &Report) -> fmt::Result {
             } = idle;
             writeln!(
                 out,
-                "{:<15} {:<9} {bytes_per_connection:>9.0} B   ({connections} connections)",
+                "{:<21} {:<9} {bytes_per_connection:>9.0} B   ({connections} connections)",
                 "idle",
                 peer.name()
             )?;
@@ -100,15 +100,12 @@ fn row(out: &mut impl Write, results: &Results, peer: PeerKind) -> fmt::Result {
     };
     let ssl = |metric| cell(results.ratio(peer, PeerKind::SslWrite, metric), 2);
     let plain = |metric| cell(results.ratio(peer, PeerKind::Plain, metric), 2);
-    let scenario = format!(
-        "{} {}",
-        results.scenario.mode.name(),
-        size_name(results.scenario.size)
-    );
+    let mode = results.scenario.mode;
+    let scenario = results.scenario.to_string();
     write!(
         out,
-        "{scenario:<15} {:<9} {:>9} {:>10} {:>7} {:>7} {:>7} | {:>8} {:>6} {:>8} {:>8} {:>6} |",
-        peer.name(),
+        "{scenario:<21} {:<9} {:>9} {:>10} {:>7} {:>7} {:>7} | {:>8} {:>6} {:>8} {:>8} {:>6} |",
+        peer.name_in(mode),
         value(Metric::NsPerCall, 1.0, 0),
         value(Metric::MessagesPerS, 1.0, 0),
         value(Metric::GbPerS, 1.0, 3),
@@ -120,7 +117,7 @@ fn row(out: &mut impl Write, results: &Results, peer: PeerKind) -> fmt::Result {
         value(Metric::ProcessCpuNsPerByte, 1.0, 3),
         ssl(Metric::ProcessCpuNsPerByte),
     )?;
-    if results.scenario.mode == Mode::Request {
+    if mode == Mode::Request {
         write!(
             out,
             " {:>8} {:>8} {:>6} {:>7}",

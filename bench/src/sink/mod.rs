@@ -1,8 +1,11 @@
-//! The receiving end of every benchmark: a process of its own, so that what it costs is not charged to the sender.
+//! The other end of every benchmark: a process of its own, so that what it costs is not charged to the sender.
 //!
 //! It drops what arrives with `recv(MSG_TRUNC)`, which copies nothing, and counts it. A connection opens with
 //! a [`Hello`]; after the sender has shut its side down, the sink answers with the number of bytes counted.
+//!
+//! Where receiving is measured, it is the sender: [`deliver`].
 
+mod deliver;
 pub mod process;
 pub mod protocol;
 

@@ -15,7 +15,9 @@ use openssl::pkey::{PKey, Private};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVersion};
 use openssl::x509::{X509, X509NameBuilder};
 use rustix::net::RecvFlags;
+use rustls::ServerConfig;
 
+use super::deliver;
 use super::protocol::{ANSWER, Hello, Kind, READY, write_total};
 use crate::limits::raise_nofile;
 use crate::placement::Pinned;
@@ -35,6 +37,7 @@ pub fn serve() -> Result<()> {
     });
     let shared = Arc::new(Shared {
         tls: server_context()?,
+        server: deliver::server_config()?,
         parked: Mutex::default(),
     });
     for stream in listener.incoming() {
@@ -52,6 +55,7 @@ pub fn serve() -> Result<()> {
 
 struct Shared {
     tls: SslContext,
+    server: Arc<ServerConfig>,
     parked: Mutex<Vec<TcpStream>>,
 }
 
@@ -59,6 +63,9 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> Result<()> {
     stream.set_nodelay(true)?;
     let hello = Hello::read_from(&mut stream).context("reading the hello")?;
     let _pinned = hello.processor.map(Pinned::to).transpose()?;
+    if matches!(hello.kind, Kind::DeliverPlain | Kind::DeliverSealed) {
+        return deliver::serve(stream, hello, &shared.server);
+    }
     if hello.handshake {
         let mut tls = SslStream::new(Ssl::new(&shared.tls)?, stream.try_clone()?)?;
         tls.accept().context("handshake")?;
@@ -74,6 +81,7 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> Result<()> {
             let total = answer_requests(&mut stream, hello.wire_len)?;
             write_total(&mut stream, total)?;
         }
+        Kind::DeliverPlain | Kind::DeliverSealed => unreachable!("served above"),
         Kind::Park => {
             let mut parked = shared
                 .parked
@@ -150,7 +158,7 @@ fn server_context() -> Result<SslContext> {
     Ok(context.build())
 }
 
-fn self_signed() -> Result<(X509, PKey<Private>)> {
+pub(super) fn self_signed() -> Result<(X509, PKey<Private>)> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
     let mut name = X509NameBuilder::new()?;

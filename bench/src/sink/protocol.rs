@@ -18,7 +18,24 @@ pub enum Kind {
     Park = 2,
     /// No connection to measure: asks for the bytes that the parked ones have received.
     Collect = 3,
+    /// The sink sends: the receiver asks for a number of records of `wire_len` bytes each, again and again, until it shuts down.
+    DeliverPlain = 4,
+    /// The same, sealed: with the keys of the handshake, or with those of [`CRYPTO_INFO`].
+    DeliverSealed = 5,
 }
+
+/// `struct tls12_crypto_info_aes_gcm_128` of `<linux/tls.h>` (version, cipher, iv, key, salt, rec_seq): some TLS 1.3 keys.
+pub const CRYPTO_INFO: [u8; 40] = {
+    let mut info = [0x21; 40];
+    [info[0], info[1]] = 0x0304u16.to_ne_bytes();
+    [info[2], info[3]] = 51u16.to_ne_bytes();
+    let mut i = info.len() - 8;
+    while i < info.len() {
+        info[i] = 0;
+        i += 1;
+    }
+    info
+};
 
 /// The first bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +43,8 @@ pub struct Hello {
     pub kind: Kind,
     /// A TLS 1.3 handshake follows, with the sink as the server.
     pub handshake: bool,
-    /// [`Kind::Request`]: the length of one request on the wire.
+    /// [`Kind::Request`]: the length of one request on the wire. [`Kind::DeliverPlain`], [`Kind::DeliverSealed`]: the payload of
+    /// one record.
     pub wire_len: u64,
     /// The processor on which the sink is to serve this connection.
     pub processor: Option<usize>,
@@ -65,6 +83,8 @@ impl Hello {
             1 => Kind::Request,
             2 => Kind::Park,
             3 => Kind::Collect,
+            4 => Kind::DeliverPlain,
+            5 => Kind::DeliverSealed,
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
         let mut numbers = numbers.as_slice();
@@ -97,7 +117,14 @@ mod tests {
 
     #[test]
     fn hello_survives_the_wire() {
-        for kind in [Kind::Stream, Kind::Request, Kind::Park, Kind::Collect] {
+        for kind in [
+            Kind::Stream,
+            Kind::Request,
+            Kind::Park,
+            Kind::Collect,
+            Kind::DeliverPlain,
+            Kind::DeliverSealed,
+        ] {
             let hello = Hello {
                 wire_len: 16_406,
                 processor: Some(1),
