@@ -48,7 +48,9 @@ fn sources(dir: &Path, visit: &mut dyn FnMut(&str, &str)) {
             continue;
         }
         let text = fs::read_to_string(&path).expect("sources are UTF-8");
-        let all_tests = !path.starts_with(Path::new(ROOT).join("src")) || name == "tests.rs";
+        let all_tests = !path.starts_with(Path::new(ROOT).join("src"))
+            || name.ends_with("tests.rs")
+            || name.ends_with("testing.rs");
         let tests = match text.find("#[cfg(test)]").or(text.find("#[cfg(all(test")) {
             _ if all_tests => &text,
             Some(at) => &text[at..],
