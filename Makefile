@@ -33,7 +33,7 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-interop test-conformance conformance miri asan tsan
+	test-interop test-conformance conformance miri asan tsan fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
 all: build
@@ -50,6 +50,7 @@ help:
 	@echo 'make conformance  run the tests and write docs/conformance.md from what they say'
 	@echo 'make header     refresh include/uktls.h from src/capi'
 	@echo 'make miri, asan, tsan   the same Rust tests under a checker (nightly Rust)'
+	@echo 'make fuzz       [FUZZ_SECONDS=600]: each fuzz target for so long (nightly Rust)'
 	@echo 'make clean'
 
 # --- build -----------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 miri:
 	rustup component add --toolchain nightly miri rust-src
 	CARGO_TARGET_DIR=$(TARGET)/miri $(NIGHTLY) miri test --no-default-features --lib \
-	  record:: crypto_info:: tx::
+	  record:: crypto_info:: rx:: tx::
 
 asan:
 	RUSTFLAGS='-Z sanitizer=address' CARGO_TARGET_DIR=$(TARGET)/asan \
@@ -219,6 +220,28 @@ tsan:
 	rustup component add --toolchain nightly rust-src
 	RUSTFLAGS='-Z sanitizer=thread' CARGO_TARGET_DIR=$(TARGET)/tsan \
 	  $(NIGHTLY) test -Z build-std --target $(HOST) --lib --tests
+
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS := record rx tx
+
+# New inputs go to a folder that git ignores; `make fuzz-corpus` keeps the smallest set of them. What
+# has failed is in fuzz/artifacts, and belongs into fuzz/corpus once it is fixed.
+fuzz:
+	command -v cargo-fuzz >/dev/null || $(CARGO) install cargo-fuzz --locked
+	@for target in $(FUZZ_TARGETS); do \
+	  mkdir -p fuzz/found/$$target; \
+	  $(NIGHTLY) fuzz run --fuzz-dir fuzz -O $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -timeout=60 -rss_limit_mb=4096 \
+	    -print_final_stats=1 || exit 1; \
+	done
+
+fuzz-corpus:
+	@for target in $(FUZZ_TARGETS); do \
+	  $(NIGHTLY) fuzz run --fuzz-dir fuzz -O $$target -- -merge=1 -max_len=$(FUZZ_LEN) \
+	    fuzz/corpus/$$target fuzz/found/$$target || exit 1; \
+	done
+# Larger inputs are not worth keeping.
+FUZZ_LEN ?= 300
 
 clean:
 	$(CARGO) clean

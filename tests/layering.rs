@@ -225,6 +225,8 @@ fn the_reader_sees_what_it_should() {
         mod tests { use crate::capi; fn g() { libc::close(1); } }
         #[cfg(all(test, loom))]
         mod loom_tests;
+        #[cfg(all(any(test, feature = "testing"), not(loom)))]
+        pub(crate) mod testing;
         #[cfg(not(test))]
         fn h() { libc::close(1); }
         extern "C" { fn imported(); }
@@ -242,7 +244,7 @@ fn the_reader_sees_what_it_should() {
         ["engine", "engine::Seal", "sys::abi::*", "capi", "record::f"]
     );
     assert_eq!(file.paths_from("libc").len(), 1);
-    assert_eq!(file.test_modules, ["loom_tests"]);
+    assert_eq!(file.test_modules, ["loom_tests", "testing"]);
     let exports: Vec<(String, bool)> = file
         .extern_functions()
         .into_iter()
@@ -399,12 +401,14 @@ impl Source {
         self.tokens.len()
     }
 
-    /// Removes each item below `#[cfg(test)]` or `#[cfg(all(test, ..))]`.
+    /// Removes each item below `#[cfg(test)]`, `all(test, ..)`, `any(test, ..)` or `all(any(test, ..), ..)`.
     fn drop_test_items(&mut self) {
         let mut at = 0;
         while at < self.tokens.len() {
             let for_tests = self.is(at, &["#", "[", "cfg", "(", "test", ")"])
-                || self.is(at, &["#", "[", "cfg", "(", "all", "(", "test"]);
+                || self.is(at, &["#", "[", "cfg", "(", "all", "(", "test"])
+                || self.is(at, &["#", "[", "cfg", "(", "any", "(", "test"])
+                || self.is(at, &["#", "[", "cfg", "(", "all", "(", "any", "(", "test"]);
             if !for_tests {
                 at += 1;
                 continue;

@@ -13,6 +13,11 @@
 //! | `state` | keys, numbers, opened records, window, low-water mark | system calls that do not sleep |
 //!
 //! Neither is ever taken together with a lock of the transmit direction.
+//!
+//! What threads share without a lock are single values on which no other memory depends, so there
+//! is no order for a loom model to explore: `pending`, of which a swap gives each error to one
+//! taker; `fd`, which changes under `state` and is read without it only by a sleep, bounded for
+//! that reason; and the figures and options that are `Relaxed`.
 #![forbid(unsafe_code)]
 
 mod receive;

@@ -143,7 +143,10 @@ impl End {
             let Some(reader) = reader else { break };
             reader.join().expect("no reader panics");
         }
-        KERNELS.give_back(self.0.sys);
+        // A connection that broke may have records in flight, which come to a dead socket at last.
+        if self.0.sys.socket().dead.is_none() {
+            KERNELS.give_back(self.0.sys);
+        }
     }
 }
 
