@@ -27,6 +27,8 @@ mod splice;
 mod turn;
 pub(crate) mod window;
 
+#[cfg(all(test, not(loom), not(miri)))]
+mod shared_tests;
 #[cfg(all(any(test, feature = "testing"), not(loom)))]
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
