@@ -430,7 +430,7 @@ impl Locked<'_> {
     }
 }
 
-#[cfg(any(test, feature = "testing"))]
+#[cfg(all(any(test, feature = "testing"), not(miri)))]
 impl Locked<'_> {
     /// Dies around a `sendmsg` that takes `taken` bytes.
     pub(super) fn die_sending(self, taken: usize) {
