@@ -205,11 +205,12 @@ lint: deps
 NIGHTLY := $(CARGO) +nightly
 HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-# Miri runs no foreign code: the rooms that are Rust only, without OpenSSL and AWS-LC.
+# Miri runs no foreign code: the rooms that are Rust only, without OpenSSL and AWS-LC; the property
+# test would take hours.
 miri:
 	rustup component add --toolchain nightly miri rust-src
-	CARGO_TARGET_DIR=$(TARGET)/miri $(NIGHTLY) miri test --no-default-features --lib \
-	  record:: crypto_info:: rx:: tx::
+	CARGO_TARGET_DIR=$(TARGET)/miri $(NIGHTLY) miri test --no-default-features --lib -- \
+	  record:: crypto_info:: rx:: --skip what_was_sent
 
 asan:
 	RUSTFLAGS='-Z sanitizer=address' CARGO_TARGET_DIR=$(TARGET)/asan \

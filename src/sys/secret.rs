@@ -131,6 +131,10 @@ fn map_region() -> NonNull<u8> {
     let Some(region) = region.ok().and_then(NonNull::new) else {
         std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; REGION]>());
     };
+    if cfg!(miri) {
+        // Which knows no advice.
+        return region.cast();
+    }
     // Refused by kernels without the advice: then a core dump holds what it always held.
     // SAFETY: the range is the mapping just made.
     let _ = unsafe { rustix::mm::madvise(region.as_ptr(), REGION, Advice::LinuxDontDump) };
