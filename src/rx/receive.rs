@@ -252,9 +252,17 @@ impl Receiver {
         }
         if let Found::Stopped(errno) = found {
             entered.records.tell_stop();
-            // RX-4: told of, and the stream has ended since.
-            if matches!(self.ready_now(), Ok(ready) if ready.ended) {
-                return Ok((entered, Ok(false)));
+            // RX-4: told of, and the connection has broken or ended since.
+            if let Ok(ready) = self.ready_now() {
+                if let Some(errno) = ready.error {
+                    if has_data {
+                        self.pending.set(errno);
+                    }
+                    return Ok((entered, Err(Error::from(errno))));
+                }
+                if ready.ended {
+                    return Ok((entered, Ok(false)));
+                }
             }
             // RX-4: only a call that does not wait is told EAGAIN; the kernel lets others hang.
             let result = match patience.sleeps() {
@@ -309,7 +317,7 @@ impl Receiver {
             if left == Some(Duration::ZERO) {
                 // SO_RCVTIMEO ran out (RX-29).
                 let ready = self.sys.wait(self.fd(), Some(Duration::ZERO))?;
-                return match ready.readable || ready.ended {
+                return match ready.readable || ready.ended || ready.error.is_some() {
                     true => Ok(ready),
                     false => Err(Error::WouldBlock),
                 };

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::num::{NonZeroI32, NonZeroU64};
 use std::os::fd::RawFd;
 
 use rustix::io::Errno;
@@ -61,6 +62,9 @@ pub(super) struct Io<'a> {
 }
 
 /// Where a direction stands: all that processes have to agree on, but the keys.
+///
+/// What may be absent has no other zero: comparing an `Option<u64>`, the optimiser reads a payload
+/// that is not there, which memory checkers report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Snapshot {
     /// Number of the first record that is not completely delivered, and how much of it is.
@@ -68,9 +72,9 @@ pub(super) struct Snapshot {
     pub offset: usize,
     /// Bytes of that record that are out of the socket.
     pub taken_len: usize,
-    pub rekey_at: Option<u64>,
+    pub rekey_at: Option<NonZeroU64>,
     /// An errno.
-    pub stopped: Option<i32>,
+    pub stopped: Option<NonZeroI32>,
     pub stop_announced: bool,
     pub stop_told: bool,
     pub mark: usize,
@@ -86,7 +90,7 @@ impl Snapshot {
     /// The same, and nothing is read any more.
     pub(super) fn stopped_by(self, errno: Errno) -> Snapshot {
         Snapshot {
-            stopped: Some(errno.raw_os_error()),
+            stopped: NonZeroI32::new(errno.raw_os_error()),
             stop_announced: false,
             ..self
         }
@@ -154,7 +158,7 @@ pub(super) struct Records {
     /// Plaintext bytes of the first record that another process has delivered.
     skip: usize,
     /// The number from which on the peer uses new keys, which are not set yet (RK-6).
-    rekey_at: Option<u64>,
+    rekey_at: Option<NonZeroU64>,
     stopped: Option<Errno>,
     /// The stop has become the socket's pending error.
     stop_announced: bool,
@@ -229,7 +233,9 @@ impl Records {
             offset,
             taken_len: self.taken.as_ref().map_or(0, |taken| taken.len),
             rekey_at: self.rekey_at,
-            stopped: self.stopped.map(Errno::raw_os_error),
+            stopped: self
+                .stopped
+                .and_then(|errno| NonZeroI32::new(errno.raw_os_error())),
             stop_announced: self.stop_announced,
             stop_told: self.stop_told,
             mark: self.mark,
@@ -261,7 +267,9 @@ impl Records {
         });
         self.skip = place.offset;
         self.rekey_at = place.rekey_at;
-        self.stopped = place.stopped.map(Errno::from_raw_os_error);
+        self.stopped = place
+            .stopped
+            .map(|errno| Errno::from_raw_os_error(errno.get()));
         self.stop_announced = place.stop_announced;
         self.stop_told = place.stop_told;
         Ok(())
@@ -365,7 +373,7 @@ impl Records {
     fn outlook(&self) -> Found {
         if self
             .rekey_at
-            .is_some_and(|at| self.numbers.peek().rec_seq >= at)
+            .is_some_and(|at| self.numbers.peek().rec_seq >= at.get())
         {
             return Found::Rekey;
         }
@@ -423,7 +431,7 @@ impl Records {
                     && self.rekey_at.is_none()
                 {
                     // RK-6.
-                    self.rekey_at = Some(self.numbers.peek().rec_seq.saturating_add(1));
+                    self.rekey_at = NonZeroU64::new(self.numbers.peek().rec_seq.saturating_add(1));
                     STATS.rx_rekey_received.add(1);
                     self.tally.rx_rekey_received += 1;
                 }

@@ -442,8 +442,14 @@ impl Model {
         self.failed |= self.sent.iter().take(index).any(|record| record.kind == 0);
     }
 
-    /// The first record that is not empty data and can be had now: its content type.
+    /// The content type of what can be had now.
     fn available(&self, sys: &FakeSys) -> Option<u8> {
+        // A type of 0 is refused (RX-15).
+        self.next(sys).filter(|&kind| kind != 0)
+    }
+
+    /// The first record that is not empty data and has come: its content type.
+    fn next(&self, sys: &FakeSys) -> Option<u8> {
         let arrived = sys.socket().arrived();
         let (mut key, mut pending) = (self.key, self.pending);
         for (index, record) in self.sent.iter().enumerate() {
@@ -456,7 +462,7 @@ impl Model {
             }
             let at = if index == 0 { self.at } else { 0 };
             if record.kind != APPLICATION_DATA || record.content.len() > at {
-                return (record.kind != 0).then_some(record.kind);
+                return Some(record.kind);
             }
         }
         None
@@ -718,7 +724,7 @@ impl World {
                     if !peek {
                         model.skip_empty();
                     }
-                    match model.available(sys) {
+                    match model.next(sys) {
                         None => self.check_end(),
                         Some(next) => assert_ne!(next, 23),
                     }

@@ -148,6 +148,10 @@ fn bad_headers() {
         assert_eq!(receive(sys, &receiver, 100, 1, asks()).0, refused, "LIM-7");
         sys.socket().blocking = false;
         sys.socket().eof = true;
+        // RX-23: an error of the connection comes before its end.
+        sys.socket().error = Some(Errno::CONNRESET);
+        let reset = Err(Error::from(Errno::CONNRESET));
+        assert_eq!(receive(sys, &receiver, 100, 1, asks()).0, reset);
         assert_eq!(receive(sys, &receiver, 100, 1, asks()).0, Ok(0), "RX-4");
     }
 }
