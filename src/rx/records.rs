@@ -569,6 +569,17 @@ impl Records {
         Ok(())
     }
 
+    /// Takes records out of the socket that were peeked at and fill it, though nothing of them can be
+    /// delivered: so many that they are above any low-water mark. With other processes, which have
+    /// to find them there, the caller goes on polling.
+    pub(super) fn make_way(&mut self, io: &mut Io<'_>) -> Result<()> {
+        if io.session.is_none() && self.has_opened() {
+            self.let_go_of_opened();
+            self.drop_stale(io)?;
+        }
+        Ok(())
+    }
+
     /// A call has reported the stop: nobody needs to be woken for it any more.
     pub(super) fn tell_stop(&mut self) {
         self.stop_told = true;
