@@ -620,7 +620,7 @@ impl Records {
         let prefix = layout.prefix_len;
         let mark = match outlook {
             Found::Rekey => usize::MAX,
-            Found::Stopped(_) if self.stop_told => usize::MAX,
+            Found::Stopped(_) if self.stop_told && self.opened.is_empty() => usize::MAX,
             Found::Incomplete(need) if waits || self.opened.is_empty() => {
                 let taken = self.taken.as_ref().filter(|taken| !taken.opened);
                 self.window.ahead() + need - taken.map_or(0, |taken| taken.len)

@@ -156,6 +156,29 @@ fn bad_headers() {
     }
 }
 
+/// RX-47: what was peeked at is announced, also when what comes behind it has been refused and told.
+#[test]
+fn peeked_data_before_a_bad_header_is_readable() {
+    let (sys, receiver) = setup(&tls13());
+    let mut peer = Peer::new(&tls13());
+    peer.send(sys, 23, b"good", 0);
+    sys.socket().arriving.extend([23, 9, 9, 0, 40]);
+    sys.socket().arrive(usize::MAX);
+    let peek = Request {
+        peek: true,
+        wait_all: true,
+        ..asks()
+    };
+    assert_eq!(receive(sys, &receiver, 100, 1, peek).1, b"good");
+    // As SO_ERROR does, after which a poll finds the stop told.
+    receiver.pending.take();
+    assert!(receiver.readiness().readable);
+    assert!(sys.socket().readable(), "nobody is woken");
+    assert_eq!(receive(sys, &receiver, 100, 1, asks()).1, b"good");
+    assert!(!receiver.readiness().readable);
+    assert!(!sys.socket().readable(), "nobody is woken for it again");
+}
+
 /// RX-20: a record that is not authentic fails every time, and keeps the socket readable.
 #[test]
 fn bad_records_stay() {
