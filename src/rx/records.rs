@@ -303,6 +303,9 @@ impl Records {
         self.window.forget_ahead();
         for record in &mut self.opened {
             record.wire = 0;
+            if core::mem::take(&mut record.taken) {
+                self.taken = None;
+            }
         }
     }
 
@@ -540,10 +543,6 @@ impl Records {
         let Found::Incomplete(need) = self.outlook() else {
             return Ok(());
         };
-        if self.taken.as_ref().is_some_and(|taken| taken.opened) {
-            // Two at a time: only while a record that did not fit either is being peeked at.
-            return Err(Error::WouldBlock);
-        }
         if io.session.is_some() && self.has_opened() {
             // They have to stay in the socket, for the other processes.
             return Err(Error::WouldBlock);
