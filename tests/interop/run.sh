@@ -323,37 +323,65 @@ rm -f "$work"/many-*
 
 # --- uploads ----------------------------------------------------------------------------------
 
-# upload NAME FILE uktls|openssl OPTIONS...: curl sends the file, and it was opened by that one.
+# upload NAME FILE uktls|openssl COMMAND...: COMMAND sends the file as /upload, and it was opened by that one.
 upload() {
-    local name=$1 file=$2 by=$3 before came
+    local name=$1 file=$2 by=$3 before records came
     shift 3
     read_stats
-    before=$(counter rx_bytes)
+    before=$(counter rx_bytes) records=$(counter rx_records)
     rm -f "$work/www/upload"
-    if ! timeout "$limit" curl -sS --fail --noproxy '*' --cacert "$work/ca.pem" "$@" -T "$work/www/$file" \
-        "$url/upload" 2>"$work/client.log"; then
+    if ! timeout "$limit" "$@" >"$work/client.log" 2>&1; then
         not_ok "$name" "client failed: $(tail -n 3 "$work/client.log")"
         return
     fi
     read_stats
-    came=$(($(counter rx_bytes) - before))
+    came=$(($(counter rx_bytes) - before)) records=$(($(counter rx_records) - records))
     case $by in
-    uktls) [ "$came" -ge "${size[$file]}" ] || { not_ok "$name" "only $came bytes came through uktls"; return; } ;;
+    uktls)
+        [ "$came" -ge "${size[$file]}" ] && [ "$records" -ge $((${size[$file]} / 16384)) ] ||
+            { not_ok "$name" "only $came bytes in $records records came through uktls"; return; }
+        ;;
     openssl) [ "$came" -eq 0 ] || { not_ok "$name" "$came bytes came through uktls"; return; } ;;
     esac
     check "$name" cmp "$work/www/$file" "$work/www/upload"
 }
+put() { get -T "$work/www/$1" "$url/upload" "${@:2}"; }
+put_file() { printf 'PUT /upload HTTP/1.0\r\nContent-Length: %d\r\n\r\n' "$(stat -c %s "$work/www/$1")" && cat "$work/www/$1"; }
+s_client_put() {
+    put_file "$1" | openssl s_client -quiet -verify_return_error -CAfile "$work/ca.pem" -connect "localhost:$port" "${@:2}" |
+        grep -a ' 201 '
+}
+# A pipe would take no more than it holds before gnutls-cli reads, so the file is written beside it.
+gnutls_put() {
+    put_file "$1" >&"$gnutls_input" &
+    gnutls-cli --x509cafile "$work/ca.pem" --logfile=/dev/null --priority "$2" -p "$port" localhost \
+        <&"$gnutls_input" | grep -a ' 201 '
+}
+export -f put put_file s_client_put gnutls_put
+seq 400000 >"$work/www/digits"
+size[digits]=$(stat -c %s "$work/www/digits")
 for name in AES128-GCM-SHA256 AES256-GCM-SHA384 CHACHA20-POLY1305 AES128-CCM; do
-    upload "upload, TLS 1.2, $name" middle uktls --tlsv1.2 --tls-max 1.2 --ciphers "ECDHE-ECDSA-$name"
+    upload "upload, TLS 1.2, $name" middle uktls "${run[@]}" put middle --tlsv1.2 --tls-max 1.2 --ciphers "ECDHE-ECDSA-$name"
 done
 for name in AES_128_GCM_SHA256 AES_256_GCM_SHA384 CHACHA20_POLY1305_SHA256 AES_128_CCM_SHA256; do
-    upload "upload, TLS 1.3, $name" middle uktls --tlsv1.3 --tls13-ciphers "TLS_$name"
+    upload "upload, TLS 1.3, $name" middle uktls "${run[@]}" put middle --tlsv1.3 --tls13-ciphers "TLS_$name"
 done
-upload 'upload, TLS 1.2, AES-CBC' middle openssl --tlsv1.2 --tls-max 1.2 --ciphers ECDHE-ECDSA-AES128-SHA256
+upload 'upload, TLS 1.2, AES-CBC' middle openssl "${run[@]}" put middle --tlsv1.2 --tls-max 1.2 --ciphers ECDHE-ECDSA-AES128-SHA256
 for file in empty tiny large; do
-    upload "upload: $file" "$file" uktls
+    upload "upload: $file" "$file" uktls "${run[@]}" put "$file"
 done
-upload 'upload: slowly' small uktls --limit-rate 150k
+for version in 1.2 1.3; do
+    # Then the file's first bytes come together with the head, NUL bytes among them.
+    upload "upload without \"Expect\", TLS $version" middle uktls "${run[@]}" put middle --tls-max "$version" -H Expect:
+    upload "upload by openssl s_client, TLS $version" small uktls "${run[@]}" s_client_put small "-tls${version/./_}"
+    upload "upload by gnutls-cli, TLS $version" digits uktls "${run[@]}" gnutls_put digits "NORMAL:-VERS-ALL:+VERS-TLS$version"
+    check "upload: refused, and read to its end, TLS $version" \
+        test "$(status --tls-max "$version" -T "$work/www/large" -H Expect: "$url/no/upload")" = 403
+done
+ticks=$(cpu_ticks)
+upload 'upload: slowly' small uktls "${run[@]}" put small --limit-rate 150k
+ticks=$(($(cpu_ticks) - ticks))
+check "upload: slowly: the server rests meanwhile ($ticks ticks)" test "$ticks" -lt 20
 check 'upload: a name outside' test "$(status --path-as-is -T "$work/www/tiny" "$url/../tiny")" = 403
 # The peer changes its keys in the middle (KeyUpdate), by the command K of s_client.
 printf 'PUT /upload HTTP/1.1\r\nContent-Length: 10\r\nConnection: close\r\n\r\n' >"$work/put"
