@@ -167,7 +167,7 @@ static inline int uktls_bio_write(BIO *bio, const char *data, int len)
 /* One record, as OpenSSL wants it from a kernel with TLS: with a header in front that tells its type. */
 static inline ssize_t uktls_bio_read_record(int fd, char *data, size_t len)
 {
-    enum { HEADER = 5 };
+    const size_t header = 5, record_max = 16384;
     struct iovec iov;
     struct msghdr msg;
     union {
@@ -176,12 +176,13 @@ static inline ssize_t uktls_bio_read_record(int fd, char *data, size_t len)
     } control;
     ssize_t n;
 
-    if (len <= HEADER) {
+    if (len <= header) {
         errno = EINVAL;
         return -1;
     }
-    iov.iov_base = data + HEADER;
-    iov.iov_len = len - HEADER;
+    iov.iov_base = data + header;
+    /* tls_recvmsg() joins records of application data; OpenSSL is to see none that TLS does not have. */
+    iov.iov_len = len - header < record_max ? len - header : record_max;
     memset(&msg, 0, sizeof(msg));
     msg.msg_iov = &iov;
     msg.msg_iovlen = 1;
@@ -195,7 +196,7 @@ static inline ssize_t uktls_bio_read_record(int fd, char *data, size_t len)
     data[1] = data[2] = 3;
     data[3] = (char)(n >> 8);
     data[4] = (char)n;
-    return n + HEADER;
+    return n + (ssize_t)header;
 }
 
 static inline int uktls_bio_read(BIO *bio, char *data, int len)

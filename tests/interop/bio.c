@@ -190,6 +190,19 @@ static void check_sends(struct end *from, struct end *to, int version, int ciphe
     CHECK(receive_exactly(to, marker, sizeof(marker)));
 }
 
+/* Behind a transfer of `bulk` to `end`. OpenSSL before 3.2 keeps the receiving keys of TLS 1.3 to itself. */
+static void check_receives(struct end *end, int version, int cipher)
+{
+    bool by_uktls = cipher && (version == TLS1_2_VERSION || OpenSSL_version_num() >= 0x30200000L);
+    struct uktls_info info;
+
+    CHECK(uktls_bio_receives(end->bio) == by_uktls);
+    memset(&info, 0, sizeof(info));
+    info.size = sizeof(info);
+    if (by_uktls)
+        CHECK(uktls_get_info(end->fd, &info) == 0 && info.rx_bytes >= BULK && info.rx_records >= BULK / 16384);
+}
+
 static void check_sendfile_refused(struct end *from, struct end *to)
 {
     int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
@@ -255,6 +268,7 @@ static void run(const char *name, SSL_CTX *client_ctx, SSL_CTX *server_ctx, int 
     if (handshake(&client, &server)) {
         CHECK(uktls_bio_active(from->bio) == (cipher != 0));
         CHECK(transfer(to, from));
+        check_receives(from, version, cipher);
         if (cipher) {
             check_sends(from, to, version, cipher);
             check_sendfile_refused(from, to);
