@@ -23,7 +23,7 @@ use crate::sys::scatter::Destination;
 /// another version: what follows is never delivered (a call that does not wait is told of a bad
 /// header once, then EAGAIN, and 0 when the peer has closed); EKEYEXPIRED the peer has changed its
 /// keys, and `tls_rx_init` has not been called with the new ones; ECONNRESET and other network errors;
-/// ENOTRECOVERABLE keys set before a fork, or an internal fault.
+/// ENOTRECOVERABLE keys set before a raw clone(2), or an internal fault.
 /// Any thread may call it; the bytes of one call are contiguous in the stream. Without RX keys it is
 /// recv(2). Since 0.1. Mirrors recv(2) on a kTLS socket (Linux net/tls/tls_sw.c).
 ///
