@@ -112,6 +112,10 @@ static void test_tx45_splice(void **state)
     tls_pair(fd, &keys, &r);
     assert_ok(pipe(pipes));
     assert_fails(tls_splice(pipes[0], NULL, fd[0], NULL, 100, SPLICE_F_NONBLOCK), EAGAIN);
+    off_t offset = 0;
+    assert_fails(tls_splice(pipes[0], NULL, fd[0], &offset, 100, 0), EINVAL);
+    assert_fails(tls_splice(pipes[0], &offset, fd[0], NULL, 100, 0), ESPIPE);
+    assert_fails(tls_splice(pipes[0], &offset, fd[0], &offset, 100, 0), ESPIPE);
     assert_returns(write(pipes[1], pattern(0, 6), 6), 6);
     assert_returns(tls_splice(pipes[0], NULL, fd[0], NULL, 100, 0), 6);
     expect_records(&r, "23:6");

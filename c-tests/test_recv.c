@@ -497,6 +497,9 @@ static void test_rx42_splice(void **state)
         assert_ok(pipe(p));
         rx_pair(fd, &keys, &s);
         assert_fails(tls_splice(fd[1], NULL, p[1], NULL, 100, SPLICE_F_NONBLOCK), EAGAIN);
+        off_t offset = 0;
+        assert_fails(tls_splice(fd[1], &offset, p[1], NULL, 100, 0), EINVAL);
+        assert_fails(tls_splice(fd[1], NULL, p[1], &offset, 100, 0), ESPIPE);
         send_sealed(&s, "23:10 23:10 22:5 23:9");
         assert_returns(tls_splice(fd[1], NULL, p[1], NULL, 4, 0), 4);
         assert_returns(tls_splice(fd[1], NULL, p[1], NULL, 100, 0), 6);

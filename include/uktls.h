@@ -468,8 +468,8 @@ ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
  * `off_in` and `off_out` must be NULL.
  *
  * Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or
- * `tls_recv`; ESPIPE an offset was given; EINVAL another flag, the other end is no pipe, or a record
- * that is no application data comes next.
+ * `tls_recv`; ESPIPE an offset was given for the pipe; EINVAL one for the connection, another flag,
+ * the other end is no pipe, or a record that is no application data comes next.
  * Since 0.1. Mirrors splice(2) on a kTLS socket.
  *
  * Requires:

@@ -190,8 +190,8 @@ pub unsafe extern "C" fn tls_sendfile(
 /// `off_in` and `off_out` must be NULL.
 ///
 /// Returns the bytes moved, 0 at the end of the pipe or stream, or -1 with errno: as `tls_send` or
-/// `tls_recv`; ESPIPE an offset was given; EINVAL another flag, the other end is no pipe, or a record
-/// that is no application data comes next.
+/// `tls_recv`; ESPIPE an offset was given for the pipe; EINVAL one for the connection, another flag,
+/// the other end is no pipe, or a record that is no application data comes next.
 /// Since 0.1. Mirrors splice(2) on a kTLS socket.
 ///
 /// # Safety
@@ -229,10 +229,17 @@ pub unsafe extern "C" fn tls_splice(
         if flags & !known != 0 {
             return Err(Error::Invalid);
         }
-        if !off_in.is_null() || !off_out.is_null() {
+        if !net::is_pipe(pipe)? {
+            return Err(Error::Invalid);
+        }
+        let (of_pipe, of_socket) = match outward {
+            true => (off_in, off_out),
+            false => (off_out, off_in),
+        };
+        if !of_pipe.is_null() {
             return Err(Error::Os(rustix::io::Errno::SPIPE));
         }
-        if !net::is_pipe(pipe)? {
+        if !of_socket.is_null() {
             return Err(Error::Invalid);
         }
         let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
