@@ -231,7 +231,8 @@ static void test_rx3_bad_headers(void **state)
     }
 }
 
-/* RX-4: SO_ERROR takes the error of a header, too; afterwards nothing is readable. */
+/* RX-4: SO_ERROR takes the error of a header, too; afterwards nothing is readable. It is there to be
+ * taken when the header is, whether or not somebody has polled. */
 static void test_rx4_so_error(void **state)
 {
     (void)state;
@@ -250,6 +251,13 @@ static void test_rx4_so_error(void **state)
     assert_returns(tls_poll(&p, 1, 50), 0);
     expect_calls(&s, 100, MSG_DONTWAIT, "EAGAIN EAGAIN");
     assert_int_equal(kernel_events(fd[1], POLLIN), 0);
+    close_tls(fd);
+    rx_pair(fd, &keys, &s);
+    send_wire(&s, "\x15\3\3\0\2\2\x28", 7);
+    assert_int_equal(kernel_events(fd[1], POLLIN), POLLIN);
+    assert_int_equal(socket_error(fd[1]), EBADMSG);
+    assert_int_equal(socket_error(fd[1]), 0);
+    assert_events(fd[1], 0);
     close_tls(fd);
 }
 

@@ -189,6 +189,12 @@ impl Socket {
 
     /// Takes the error that is pending, as `SO_ERROR` does (TX-34, RX-20).
     pub fn take_error(&self) -> Option<rustix::io::Errno> {
+        if let Some(receiver) = self.rx()
+            && !self.has_error()
+        {
+            // RX-4: a bad header that nobody has looked at yet is an error already.
+            receiver.readiness();
+        }
         match self.tx() {
             Some(connection) => connection.take_error(),
             None => self.pending.take(),
