@@ -26,14 +26,14 @@ MAN7     := $(wildcard docs/man/*.7)
 # The others are one .so line, which is resolved only where the pages are installed.
 MANUALS  := $(shell grep -l '^\.Dd' docs/man/*)
 EXAMPLES := $(wildcard examples-c/*.[ch])
-SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.sh) .ci/run
+SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.sh tests/referee/*.sh tests/referee/*/*.sh) .ci/run
 
 # In a test of the staged library, PREFIX says where it is and pkg-config finds it.
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
 .PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-interop test-conformance conformance miri asan tsan fuzz fuzz-corpus
+	test-interop test-referee test-conformance conformance miri asan tsan fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
 all: build
@@ -45,6 +45,7 @@ help:
 	@echo 'make stage      install into $(BUILD)/stage, for the tests and examples'
 	@echo 'make demo       from nothing to a file sent over TLS'
 	@echo 'make test       every test; installs what the tests need'
+	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
 	@echo 'make conformance  run the tests and write docs/conformance.md from what they say'
@@ -194,6 +195,13 @@ test-valgrind:
 
 test-interop:
 	$(STAGED) tests/interop/run.sh
+
+# The kernel's own kTLS, in an emulated machine, as the judge. By itself: it wants QEMU and a kernel
+# from the distribution, and two minutes.
+test-referee:
+	scripts/install-deps.sh referee
+	@$(MAKE) --no-print-directory stage
+	$(STAGED) tests/referee/run.sh
 
 lint: deps
 	$(CARGO) fmt --all --check

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what `make demo` or `make test` needs beside Rust, by apt-get, and only what is missing.
-# Usage: scripts/install-deps.sh [demo|test]
+# Installs what `make demo`, `make test` or `make test-referee` needs beside Rust, by apt-get, and only
+# what is missing.
+# Usage: scripts/install-deps.sh [demo|test|referee]
 set -euo pipefail
 
 set_name=${1:-test}
@@ -25,6 +26,13 @@ need openssl has openssl
 need curl has curl
 case $set_name in
 demo) ;;
+referee)
+    need qemu-system-x86 has qemu-system-x86_64
+    need kmod has depmod
+    need xz-utils has xz
+    need cpio has cpio
+    need python3 has python3
+    ;;
 test)
     need libcmocka-dev compiles cmocka.h
     need gnutls-bin has gnutls-cli
@@ -34,7 +42,7 @@ test)
     need python3 has python3
     ;;
 *)
-    echo "usage: $0 [demo|test]" >&2
+    echo "usage: $0 [demo|test|referee]" >&2
     exit 2
     ;;
 esac

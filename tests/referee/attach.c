@@ -4,8 +4,6 @@
 
 #include <sys/un.h>
 
-static void *const bad_address = (void *)16;
-
 static void put_name(int fd, socklen_t len)
 {
     char name[40];
@@ -37,8 +35,11 @@ static void names(void)
     }
     int fd[2];
     tcp_pair(fd);
-    line("ATT-3", "unreadable name");
-    put_result(setsockopt(fd[0], IPPROTO_TCP, TCP_ULP, bad_address, 3));
+    if (apart()) {
+        line("ATT-3", "unreadable name");
+        put_result(setsockopt(fd[0], IPPROTO_TCP, TCP_ULP, bad_address(), 3));
+        apart_end();
+    }
     line("ATT-4", "again, unknown name");
     put_result(attach(fd[0]));
     put_result(attach(fd[0]));

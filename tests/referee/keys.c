@@ -4,8 +4,6 @@
 
 #include <sys/mman.h>
 
-static void *const bad_address = (void *)16;
-
 static void bad_keys(void)
 {
     static const struct { const char *name; int version, cipher, length; } rows[] = {
@@ -40,12 +38,20 @@ static void bad_keys(void)
     mprotect(page + 4096, 4096, PROT_NONE);
     memcpy(page + 4096 - 4, good.info, 4);
     for (int direction = TX; direction <= RX; direction++) {
-        line("CI-1", "memory, direction %d", direction);
+        line("CI-1", "NULL, direction %d", direction);
         put_result(set_tls(fd[0], direction, NULL, 40));
         put_result(set_tls(fd[0], direction, NULL, 0));
-        put_result(set_tls(fd[0], direction, bad_address, 40));
-        put_result(set_tls(fd[0], direction, page + 4096 - 4, 40));
-        put_result(set_keys(fd[0], direction, &good));
+        if (apart()) {
+            line("CI-1", "unreadable, direction %d", direction);
+            put_result(set_tls(fd[0], direction, bad_address(), 40));
+            apart_end();
+        }
+        if (apart()) {
+            line("CI-1", "unreadable behind the first bytes, direction %d", direction);
+            put_result(set_tls(fd[0], direction, page + 4096 - 4, 40));
+            put_result(set_keys(fd[0], direction, &good));
+            apart_end();
+        }
     }
 }
 
@@ -62,7 +68,11 @@ static void again(void)
         put_result(set_tls(fd[direction - 1], direction, keys.info, 39));
         put_result(set_tls(fd[direction - 1], direction, keys.info, 3));
         put_result(set_tls(fd[direction - 1], direction, NULL, 40));
-        put_result(set_tls(fd[direction - 1], direction, bad_address, 40));
+        if (apart()) {
+            line("CI-3", "again in 1.2, unreadable, direction %d", direction);
+            put_result(set_tls(fd[direction - 1], direction, bad_address(), 40));
+            apart_end();
+        }
     }
     close_both(fd);
     for (int first = TX; first <= RX; first++) {
@@ -112,25 +122,29 @@ static void read_keys(void)
         line("CI-12", "keys of %x/%d", suites[i][0], suites[i][1]);
         put_keys(fd[0], TX, info, (int)keys.len);
         put_keys(fd[1], RX, info, (int)keys.len);
-        line("CI-13", "the same after records");
+        line("CI-13", "%x/%d after records", suites[i][0], suites[i][1]);
         send(fd[0], pattern(0, 40000), 40000, 0);
         sleep_ms(20);
         put_keys(fd[0], TX, info, (int)keys.len);
         put_keys(fd[1], RX, info, (int)keys.len);
-        line("CI-14", "after one byte of the first record, of the second, after a peek");
+        line("CI-14", "%x/%d, after one byte of the first record, of the second, after a peek", suites[i][0], suites[i][1]);
         put_recv(fd[1], 1, 0);
         put_keys(fd[1], RX, info, (int)keys.len);
         put_recv(fd[1], RECORD_MAX, 0);
         put_keys(fd[1], RX, info, (int)keys.len);
         put_recv(fd[1], 40000, MSG_PEEK);
         put_keys(fd[1], RX, info, (int)keys.len);
-        line("CI-11", "lengths");
+        line("CI-11", "lengths, %x/%d", suites[i][0], suites[i][1]);
         static const int lens[] = {-1, 0, 3, 4, 5, 39, 41, 55, 57, 64};
         for (size_t k = 0; k < sizeof lens / sizeof *lens; k++)
             put_keys(fd[0], TX, info, lens[k]);
         put_keys(fd[0], TX, NULL, (int)keys.len);
-        put_keys(fd[1], RX, bad_address, 4);
-        put_keys(fd[1], RX, bad_address, (int)keys.len);
+        for (int len = 4; len <= (int)keys.len; len += (int)keys.len - 4)
+            if (apart()) {
+                line("CI-11", "unwritable, %d bytes, %x/%d", len, suites[i][0], suites[i][1]);
+                put_keys(fd[1], RX, bad_address(), len);
+                apart_end();
+            }
         close_both(fd);
     }
 }
@@ -165,10 +179,14 @@ static void zerocopy(void)
             put_int(fd[0], ZEROCOPY_RO, 4);
         }
         line("CI-15", "%s keys, memory and lengths", with_keys ? "with" : "without");
-        put_result(set_tls(fd[0], ZEROCOPY_RO, bad_address, 4));
         put_result(set_tls(fd[0], ZEROCOPY_RO, NULL, 4));
         put_int(fd[0], ZEROCOPY_RO, 3);
         put_int(fd[0], ZEROCOPY_RO, 8);
+        if (apart()) {
+            line("CI-15", "%s keys, unreadable", with_keys ? "with" : "without");
+            put_result(set_tls(fd[0], ZEROCOPY_RO, bad_address(), 4));
+            apart_end();
+        }
         close_both(fd);
     }
 }
@@ -197,10 +215,15 @@ static void no_pad(void)
         }
         line("CI-17", "%s, memory and lengths", states[state]);
         put_result(set_tls(fd[0], NO_PAD, NULL, 4));
-        put_result(set_tls(fd[0], NO_PAD, bad_address, 4));
         put_int(fd[0], NO_PAD, 3);
         put_int(fd[0], NO_PAD, 8);
+        line("CI-17", "%s, a negative length", states[state]);
         put_int(fd[0], NO_PAD, -1);
+        if (apart()) {
+            line("CI-16", "%s, unreadable", states[state]);
+            put_result(set_tls(fd[0], NO_PAD, bad_address(), 4));
+            apart_end();
+        }
         close_both(fd);
     }
 }

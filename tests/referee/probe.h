@@ -37,6 +37,12 @@
 #define TCP_ULP 31
 #endif
 
+/* Not mapped. */
+static inline void *bad_address(void)
+{
+    return (void *)16;
+}
+
 enum { TX = 1, RX = 2, ZEROCOPY_RO = 3, NO_PAD = 4, MAX_PAYLOAD = 5 };
 enum { SET_RECORD_TYPE = 1, GET_RECORD_TYPE = 2 };
 enum { TLS12 = 0x0303, TLS13 = 0x0304 };
@@ -60,8 +66,11 @@ void put_hex(const void *bytes, size_t len);
 void put_ready(int fd, int ms);
 /* Adds SO_ERROR, which takes it. */
 void put_so_error(int fd);
-/* Catches SIGPIPE, and SIGTERM, by which the parent ends what hangs. */
+/* Catches SIGPIPE; SIGTERM, by which the parent ends what hangs; and what crashes. */
 void catch_signals(void);
+/* For what may crash: `if (apart()) { line(...); ...; apart_end(); }` runs in a process of its own. */
+bool apart(void);
+void apart_end(void);
 
 /* --- sockets.c: connections, keys ----------------------------------------------------------- */
 

@@ -123,7 +123,7 @@ static void edge(void)
 {
     begin(TLS12);
     int epoll = epoll_of(EPOLLIN | EPOLLET);
-    line("RX-53", "edges: nothing, a record, again, a part read, another record, all read");
+    line("RX-53", "edges, nothing, a record, again, a part read, another record, all read");
     put_epoll(epoll, 0);
     relay(&s, fd[0], "23:10");
     put_epoll(epoll, 0);
@@ -142,7 +142,7 @@ static void edge(void)
     begin(TLS12);
     unsigned char record[SEALED_MAX];
     epoll = epoll_of(EPOLLIN | EPOLLET);
-    line("RX-53", "edges: a part of a record, read without success, the rest");
+    line("RX-53", "edges, a part of a record, read without success, the rest");
     size_t len = seal(&s, DATA, pattern(0, 100), 100, record);
     write_all(fd[0], record, 50);
     sleep_ms(20);
@@ -174,7 +174,7 @@ static void low_water(void)
     relay(&s, fd[0], "23:5");
     put_ready(fd[1], 0);
     set_timeout(fd[1], SO_RCVTIMEO, 200);
-    line("RX-9", "SO_RCVLOWAT of 100: a receive of 200 waits for 100");
+    line("RX-9", "SO_RCVLOWAT of 100, a receive of 200 waits for 100");
     put_receive(fd[1], 200, 0);
     relay(&s, fd[0], "23:50 23:60 23:5");
     put_receive(fd[1], 200, 0);

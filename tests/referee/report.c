@@ -123,12 +123,26 @@ static void count_pipe(int number)
 
 static void give_up(int number)
 {
-    (void)number;
-    static const char words[] = " hangs";
-    memcpy(text + used, words, sizeof words - 1);
-    used += sizeof words - 1;
+    const char *words = number == SIGTERM ? " hangs" : " crashes";
+    memcpy(text + used, words, strlen(words));
+    used += strlen(words);
     write_line();
-    _exit(2);
+    _exit(number == SIGTERM ? 2 : 0);
+}
+
+bool apart(void)
+{
+    line_end();
+    pid_t child = fork();
+    if (child > 0)
+        waitpid(child, NULL, 0);
+    return child == 0;
+}
+
+void apart_end(void)
+{
+    line_end();
+    _exit(0);
 }
 
 void catch_signals(void)
@@ -137,4 +151,6 @@ void catch_signals(void)
     struct sigaction end_action = {.sa_handler = give_up};
     sigaction(SIGPIPE, &pipe_action, NULL);
     sigaction(SIGTERM, &end_action, NULL);
+    sigaction(SIGSEGV, &end_action, NULL);
+    sigaction(SIGBUS, &end_action, NULL);
 }

@@ -29,12 +29,12 @@ static void headers(void)
         char rest[64] = {0};
         int fd[2];
         rx_pair(fd, &keys);
-        line("RX-2", "%s: 5 bytes", rows[i].name);
+        line("RX-2", "%s, 5 bytes", rows[i].name);
         write_all(fd[0], rows[i].head, 5);
         sleep_ms(20);
         put_ready(fd[1], 0);
         put_receive(fd[1], 99, MSG_DONTWAIT);
-        line("RX-3", "%s: 69 bytes", rows[i].name);
+        line("RX-3", "%s, 69 bytes", rows[i].name);
         write_all(fd[0], rest, sizeof rest);
         sleep_ms(20);
         put_ready(fd[1], 0);
@@ -42,7 +42,7 @@ static void headers(void)
         put_receive(fd[1], 99, MSG_DONTWAIT);
         put_so_error(fd[1]);
         put_ready(fd[1], 0);
-        line("RX-4", "%s: the end behind it", rows[i].name);
+        line("RX-4", "%s, the end behind it", rows[i].name);
         shutdown(fd[0], SHUT_WR);
         sleep_ms(20);
         put_receive(fd[1], 99, MSG_DONTWAIT);

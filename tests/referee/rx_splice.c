@@ -111,7 +111,7 @@ static void queued(void)
 {
     for (int version = TLS12; version <= TLS13; version++) {
         begin(version, "");
-        line("RX-46", "FIONREAD, %x: nothing, a record, two bytes taken, all taken", version);
+        line("RX-46", "FIONREAD, %x, nothing, a record, two bytes taken, all taken", version);
         put_queued();
         relay(&s, fd[0], "23:5");
         put_queued();

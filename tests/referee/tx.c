@@ -40,6 +40,8 @@ static void several(void)
     line("TX-3", "sendmmsg of two");
     put_result(sendmmsg(fd[0], messages, 2, 0));
     put_wire_late(fd[1]);
+    close_both(fd);
+    tx_pair(fd, &keys);
     line("TX-3", "sendmmsg of one, of none");
     put_result(sendmmsg(fd[0], messages, 1, 0));
     put_result(sendmmsg(fd[0], messages, 0, 0));
@@ -110,7 +112,7 @@ static void zero_length(void)
     line("TX-12", "1024 segments of 16, and empty ones");
     close_both(fd);
     tx_pair(fd, &keys);
-    struct iovec many[1024], mixed[5] = {{(void *)"ab", 2}, {NULL, 0}, {(void *)"cd", 2}, {(void *)16, 0}, {(void *)"e", 1}};
+    struct iovec many[1024], mixed[5] = {{(void *)"ab", 2}, {NULL, 0}, {(void *)"cd", 2}, {bad_address(), 0}, {(void *)"e", 1}};
     for (size_t i = 0; i < 1024; i++)
         many[i] = (struct iovec){(void *)pattern(i * 16, 0), 16};
     put_result(writev(fd[0], many, 1024));
@@ -133,28 +135,41 @@ static void bad_memory(void)
     mprotect(map + 20480, size - 20480, PROT_NONE);
     int fd[2];
     for (int more = 0; more < 2; more++) {
-        tx_pair(fd, &keys);
-        line("TX-13", "fault at 20480 of 40000%s", more ? ", MORE" : "");
-        put_result(send(fd[0], map, 40000, more ? MSG_MORE : 0));
-        put_result(send(fd[0], "x", 1, 0));
-        put_wire_late(fd[1]);
-        close_both(fd);
-        tx_pair(fd, &keys);
-        line("TX-13", "a bad segment between good ones%s", more ? ", MORE" : "");
-        struct iovec iov[3] = {{(void *)"ab", 2}, {(void *)16, 5}, {(void *)"cd", 2}};
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 3};
-        put_result(send(fd[0], "open", 4, MSG_MORE));
-        put_result(sendmsg(fd[0], &msg, more ? MSG_MORE : 0));
-        put_result(send(fd[0], "x", 1, 0));
-        put_wire_late(fd[1]);
-        close_both(fd);
+        if (apart()) {
+            tx_pair(fd, &keys);
+            line("TX-13", "fault at 20480 of 40000%s", more ? ", MORE" : "");
+            put_result(send(fd[0], map, 40000, more ? MSG_MORE : 0));
+            put_result(send(fd[0], "x", 1, 0));
+            put_wire_late(fd[1]);
+            apart_end();
+        }
+        for (int null = 0; null < 2; null++)
+            if (apart()) {
+                tx_pair(fd, &keys);
+                line("TX-13", "a %s segment between good ones%s", null ? "NULL" : "bad", more ? ", MORE" : "");
+                struct iovec iov[3] = {{(void *)"ab", 2}, {null ? NULL : bad_address(), 5}, {(void *)"cd", 2}};
+                struct msghdr msg = {.msg_iov = iov, .msg_iovlen = 3};
+                put_result(send(fd[0], "open", 4, MSG_MORE));
+                put_result(sendmsg(fd[0], &msg, more ? MSG_MORE : 0));
+                put_result(send(fd[0], "x", 1, 0));
+                put_wire_late(fd[1]);
+                apart_end();
+            }
     }
     tx_pair(fd, &keys);
     line("TX-13", "NULL");
     put_result(send(fd[0], NULL, 5, 0));
-    put_result(write(fd[0], (void *)16, 5));
+    put_result(write(fd[0], NULL, 5));
     put_result(sendmsg(fd[0], NULL, 0));
     put_wire(fd[1]);
+    close_both(fd);
+    if (apart()) {
+        tx_pair(fd, &keys);
+        line("TX-13", "write of a bad address");
+        put_result(write(fd[0], bad_address(), 5));
+        put_wire(fd[1]);
+        apart_end();
+    }
 }
 
 struct control {
