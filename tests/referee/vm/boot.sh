@@ -9,7 +9,8 @@
 # WORK/auto.tls_stat.
 set -euo pipefail
 : "${WORK:?a directory}"
-limit=${REFEREE_TIMEOUT:-300}
+# Three runs of the probe instead of one.
+limit=${REFEREE_TIMEOUT:-$([ -n "${STAGE:-}" ] && echo 500 || echo 300)}
 root=$WORK/root
 console=$WORK/console.log
 results=$WORK/results.log
