@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  * Runs every case in a process of its own, so that none sees what another has left.
  * Usage: probe [PREFIX]: only the cases whose names begin so
- *        probe --file FILE: print it (the machine has no other programs) */
+ *        probe --file FILE: print it (the machine has no other programs)
+ *        probe --send FD: send on it, for the case that starts a program */
 #include "probe.h"
 
 /* Far longer than any case takes, emulated too. */
@@ -57,6 +58,8 @@ int main(int argc, char **argv)
     };
     if (argc == 3 && strcmp(argv[1], "--file") == 0)
         return print(argv[2]);
+    if (argc == 3 && strcmp(argv[1], "--send") == 0)
+        return send(atoi(argv[2]), "exec", 4, 0) != 4;
     const char *prefix = argc > 1 ? argv[1] : "";
     bool good = true;
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)

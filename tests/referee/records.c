@@ -125,6 +125,33 @@ static void inner_types(void)
         }
 }
 
+/* RX-57: what lies behind the bytes returned. */
+static void behind(void)
+{
+    static const char *const rows[] = {"21:5", "23:5", "23:5+40", "22:0"};
+    for (int no_pad = 0; no_pad < 2; no_pad++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+            struct keys keys = keys13();
+            struct sealer s;
+            char bytes[200], control[64];
+            struct iovec iov = {bytes, sizeof bytes};
+            struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+            int fd[2];
+            rx_pair(fd, &keys);
+            set_tls(fd[1], NO_PAD, &no_pad, sizeof no_pad);
+            sealer_open(&s, &keys);
+            line("RX-57", "memory behind %s%s", i == 0 ? "an alert" : i == 1 ? "data" : i == 2 ? "padded data" : "an empty handshake record",
+                 no_pad ? ", no-pad mode" : "");
+            relay(&s, fd[0], rows[i]);
+            memset(bytes, 'x', sizeof bytes);
+            ssize_t n = recvmsg(fd[1], &msg, MSG_DONTWAIT);
+            put_result(n);
+            put_hash(bytes, sizeof bytes);
+            sealer_close(&s);
+            close_both(fd);
+        }
+}
+
 static void outer_types(void)
 {
     static const int types[] = {0, 20, 22, 24, 255};
@@ -208,6 +235,6 @@ static void wrap(void)
 
 const struct probe_case record_cases[] = {
     {"records on the wire", on_the_wire}, {"records opened", opened}, {"records empty", empty},
-    {"records inner types", inner_types}, {"records outer types", outer_types},
+    {"records inner types", inner_types}, {"records behind", behind}, {"records outer types", outer_types},
     {"records plain", plain_records},     {"records wrap", wrap},     {NULL, NULL},
 };

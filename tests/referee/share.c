@@ -149,6 +149,97 @@ static void threads(void)
     close_both(fd);
 }
 
+enum { LONG_SEND = 400000 };
+
+struct writer {
+    int fd;
+    char letter;
+    ssize_t n;
+};
+
+static void *send_long(void *argument)
+{
+    struct writer *writer = argument;
+    char *bytes = malloc(LONG_SEND);
+    memset(bytes, writer->letter, LONG_SEND);
+    writer->n = send(writer->fd, bytes, LONG_SEND, 0);
+    free(bytes);
+    return NULL;
+}
+
+static void long_sends(void)
+{
+    struct keys keys = keys12();
+    struct writer writers[3];
+    pthread_t threads[3];
+    static char bytes[3 * LONG_SEND];
+    size_t sum = 0, runs = 1;
+    ssize_t n;
+    int fd[2];
+    tls_pair(fd, &keys);
+    line("MT-2", "three threads send 400000 bytes each");
+    for (int i = 0; i < 3; i++) {
+        writers[i] = (struct writer){fd[0], (char)('a' + i), 0};
+        pthread_create(&threads[i], NULL, send_long, &writers[i]);
+    }
+    while (sum < sizeof bytes && (n = recv(fd[1], bytes + sum, sizeof bytes - sum, 0)) > 0)
+        sum += (size_t)n;
+    for (int i = 0; i < 3; i++) {
+        pthread_join(threads[i], NULL);
+        put_result(writers[i].n);
+    }
+    for (size_t i = 1; i < sum; i++)
+        runs += bytes[i] != bytes[i - 1];
+    put("in all %zu, runs %zu", sum, runs);
+}
+
+static void closed_under_reader(void)
+{
+    struct keys keys = keys12();
+    struct reader reader;
+    struct sealer s;
+    pthread_t thread;
+    int fd[2];
+    rx_pair(fd, &keys);
+    sealer_open(&s, &keys);
+    reader.fd = fd[1];
+    pthread_create(&thread, NULL, read_two, &reader);
+    sleep_ms(100);
+    line("MT-11", "closed under a sleeping reader, then a record comes");
+    put_result(close(fd[1]));
+    sleep_ms(1500);
+    relay(&s, fd[0], "23:2");
+    pthread_join(thread, NULL);
+    put("%s", reader.n < 0 ? "failed" : "received");
+    put_wire(fd[0]);
+}
+
+/* The descriptor goes to a new program, which is this one with --send. */
+static void executed(void)
+{
+    struct keys keys = keys12();
+    int fd[2], status;
+    char number[16];
+    tx_pair(fd, &keys);
+    fcntl(fd[0], F_SETFD, 0);
+    fcntl(fd[1], F_SETFD, FD_CLOEXEC);
+    line("MT-9", "a program started by exec sends");
+    put_result(send(fd[0], "before", 6, 0));
+    snprintf(number, sizeof number, "%d", fd[0]);
+    pid_t child = fork();
+    if (child == 0) {
+        execl("/proc/self/exe", "probe", "--send", number, (char *)NULL);
+        _exit(127);
+    }
+    waitpid(child, &status, 0);
+    put("sent=%s", WIFEXITED(status) && WEXITSTATUS(status) == 0 ? "yes" : "no");
+    put_wire(fd[1]);
+    put_result(send(fd[0], "after", 5, 0));
+    put_wire(fd[1]);
+}
+
 const struct probe_case share_cases[] = {
-    {"share fork", forked}, {"share copies", copies}, {"share threads", threads}, {NULL, NULL},
+    {"share fork", forked},         {"share copies", copies}, {"share threads", threads},
+    {"share long sends", long_sends}, {"share closed", closed_under_reader}, {"share exec", executed},
+    {NULL, NULL},
 };
