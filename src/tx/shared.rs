@@ -320,6 +320,9 @@ impl Locked<'_> {
                 Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {
                     Some(Outcome::Refused)
                 }
+                // The number is this process's own: that it was closed here, perhaps a moment ago by
+                // another thread, says nothing of the others'.
+                Err(Errno::BADF) => Some(Outcome::Failed(Errno::BADF)),
                 Err(errno) => {
                     self.die(errno);
                     Some(Outcome::Failed(errno))

@@ -85,6 +85,18 @@ fn the_sticky_error_is_shared() {
     assert_eq!(gone, Err(Error::BrokenPipe));
 }
 
+/// MT-6: a process that has closed its descriptor while others send breaks nothing for them.
+#[test]
+fn a_closed_descriptor_is_one_processes_own() {
+    let (setup, child) = shared_pair();
+    setup.give_room(1 << 20);
+    setup.sys.socket().dead = Some(Errno::BADF);
+    let closed = child.send(&[b"x"], None, flags());
+    assert_eq!(closed, Err(Error::Os(Errno::BADF)));
+    setup.sys.socket().dead = None;
+    assert_eq!(setup.connection.send(&[b"y"], None, flags()), Ok(1));
+}
+
 /// MT-6, TX-56: an open record survives the close of one process and goes out with the last.
 #[test]
 fn the_last_close_seals_the_open_record() {
