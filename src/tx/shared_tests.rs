@@ -85,7 +85,7 @@ fn the_sticky_error_is_shared() {
     assert_eq!(gone, Err(Error::BrokenPipe));
 }
 
-/// MT-6: a process that has closed its descriptor while others send breaks nothing for them.
+/// A process that has closed its descriptor while others send breaks nothing for them.
 #[test]
 fn a_closed_descriptor_is_one_processes_own() {
     let (setup, child) = shared_pair();
