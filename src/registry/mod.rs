@@ -187,7 +187,8 @@ fn close_last(fd: RawFd, socket: &Arc<Socket>) -> Result<()> {
         // SO_LINGER: the program asked for a close that waits.
         let _ = connection.flush(Some(linger));
     }
-    if sending.is_none_or(|connection| connection.is_at_rest()) {
+    let rest = sending.map(|connection| connection.at_rest());
+    if !matches!(rest, Some(None)) {
         let tomb = Tomb::of(fd);
         // Nobody reads or writes by the number while it changes hands.
         socket.move_to(-1);
@@ -195,8 +196,8 @@ fn close_last(fd: RawFd, socket: &Arc<Socket>) -> Result<()> {
         if let Some(other) = tomb.and_then(|tomb| tomb.another(socket)) {
             install(other, Arc::clone(socket))?;
             socket.move_to(other);
-        } else if let Some(connection) = sending {
-            let _ = connection.close(|| Err(Errno::BADF));
+        } else if let Some(rest) = rest.flatten() {
+            rest.close();
         }
         return closed;
     }

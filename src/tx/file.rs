@@ -38,7 +38,7 @@ impl Connection {
         if source.count == 0 {
             return Ok(0);
         }
-        signalled(flags, self.check())?;
+        self.begins(flags)?;
         let mut accepted = 0;
         let Some(mut sender) = self.begin_call() else {
             return self.file_goes_on_shared(source, &[], accepted, flags);

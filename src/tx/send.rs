@@ -97,7 +97,7 @@ impl Connection {
         if total == 0 && content_type.is_none() {
             return Ok(0);
         }
-        signalled(flags, self.check())?;
+        self.begins(flags)?;
         let mut accepted = 0;
         let Some(mut sender) = self.begin_call() else {
             return self.go_on_shared(&mut source, total, accepted, content_type, flags);
@@ -167,6 +167,15 @@ impl Connection {
             return Err(Error::WouldBlock);
         }
         Ok(turn(lock(&self.turn)))
+    }
+
+    /// A call's turn has come: whether there still is a socket, and what is known to be wrong with it.
+    pub(super) fn begins(&self, flags: SendFlags) -> Result<()> {
+        if self.fd() < 0 {
+            // Closed by another thread before the call began.
+            return Err(Error::Os(Errno::BADF));
+        }
+        signalled(flags, self.check())
     }
 
     /// Every call on the stream begins here, and ends in [`Connection::end_call`], unless the

@@ -85,16 +85,36 @@ fn the_sticky_error_is_shared() {
     assert_eq!(gone, Err(Error::BrokenPipe));
 }
 
-/// A process that has closed its descriptor while others send breaks nothing for them.
+/// MT-6: a process that closes its descriptor while others send breaks nothing for them, and a call of
+/// its own that comes too late leaves nothing in the queue.
 #[test]
 fn a_closed_descriptor_is_one_processes_own() {
     let (setup, child) = shared_pair();
     setup.give_room(1 << 20);
-    setup.sys.socket().dead = Some(Errno::BADF);
-    let closed = child.send(&[b"x"], None, flags());
-    assert_eq!(closed, Err(Error::Os(Errno::BADF)));
-    setup.sys.socket().dead = None;
+    let rest = child.at_rest().unwrap();
+    let late = std::thread::scope(|scope| {
+        let late = scope.spawn(|| child.send(&[b"x"], None, flags()));
+        // The call waits, or will: either way it must find the descriptor gone.
+        rest.close();
+        late.join().unwrap()
+    });
+    assert_eq!(late, Err(Error::Os(Errno::BADF)));
     assert_eq!(setup.connection.send(&[b"y"], None, flags()), Ok(1));
+    assert_eq!(setup.finish(), [(23, b"y".to_vec())]);
+}
+
+/// MT-7: what the number of one process comes to is not everybody's error.
+#[test]
+fn a_wrong_number_breaks_nothing_for_others() {
+    let (setup, child) = shared_pair();
+    assert_eq!(setup.connection.send(&[b"queued"], None, flags()), Ok(6));
+    setup.sys.socket().dead = Some(Errno::BADF);
+    assert_eq!(child.pending(), 6);
+    child.push();
+    setup.sys.socket().dead = None;
+    setup.give_room(1 << 20);
+    setup.connection.push();
+    assert_eq!(setup.finish(), [(23, b"queued".to_vec())]);
 }
 
 /// MT-6, TX-56: an open record survives the close of one process and goes out with the last.

@@ -15,7 +15,7 @@ use super::{BLOCKED, BROKEN, CALLER_POLLS, CLOSING, Connection, PAUSED, SHUTDOWN
 use crate::engine::{Sealed, SealedRecord};
 use crate::error::{Error, Result};
 use crate::stats::STATS;
-use crate::sync::{Woken, lock, try_lock};
+use crate::sync::{MutexGuard, Woken, lock, try_lock};
 
 /// In whose context records go out, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,22 +257,16 @@ impl Connection {
             .map_err(Error::from)
     }
 
-    /// Seals the open record and hands what is queued to the kernel; returns whether nothing is left
-    /// to do, for no call either, so that the descriptor may be closed or change its number.
-    pub fn is_at_rest(self: &Arc<Self>) -> bool {
-        self.drain() != Ok(Drain::Pending) && try_lock(&self.turn).is_some()
-    }
-
-    /// Writes go to the descriptor `fd` from now on; -1: none.
-    pub fn move_to(&self, fd: RawFd) {
-        // Nobody writes to the old number while it changes.
-        let _writer = lock(&self.writer);
-        let old = self.fd();
-        if old != fd {
-            self.shared.waker.forget(self, old);
-            // Release: pairs with the Acquire in `fd`.
-            self.fd.store(fd, Ordering::Release);
-        }
+    /// Seals the open record and hands what is queued to the kernel. If nothing is left to do then, for
+    /// no call either, the descriptor may be closed or change its number: calls wait meanwhile.
+    pub fn at_rest(self: &Arc<Self>) -> Option<AtRest<'_>> {
+        let drained = self.drain();
+        let _turn = try_lock(&self.turn)?;
+        // Another process may have sent since; what it left in the queue is its own business.
+        (drained != Ok(Drain::Pending)).then_some(AtRest {
+            connection: self,
+            _turn,
+        })
     }
 
     /// The program closes the socket. Returns true if nothing is left to send and the descriptor
@@ -286,29 +280,44 @@ impl Connection {
     ) -> Result<bool> {
         // Of several processes that close at once one is the last.
         self.leave();
-        let drained = self.drain();
-        let old = self.fd();
         // A call of another thread keeps the socket until it returns (MT-11).
-        let idle = try_lock(&self.turn);
-        if drained != Ok(Drain::Pending) && idle.is_some() {
-            self.set(BROKEN);
-            self.shared.waker.forget(self, old);
+        if let Some(rest) = self.at_rest() {
+            rest.close();
             return Ok(true);
         }
-        {
-            // Nobody writes to the old number while it changes.
-            let _writer = lock(&self.writer);
+        self.unwritten(|| {
             let socket = duplicate()?;
-            self.shared.waker.forget(self, old);
-            // Release: pairs with the Acquire in `fd`.
-            self.fd.store(socket.as_raw_fd(), Ordering::Release);
+            self.renumber(socket.as_raw_fd());
             *lock(&self.owned) = Some((socket, Arc::clone(self)));
             self.set(CLOSING);
-        }
-        drop(idle);
+            Ok::<(), Errno>(())
+        })?;
         // The rest may have gone out, or room may have come, while the number changed.
         self.transmit(By::Worker, true);
         Ok(false)
+    }
+
+    /// Writes go to the descriptor `fd` from now on, another one of the same socket.
+    pub fn move_to(self: &Arc<Self>, fd: RawFd) {
+        self.unwritten(|| self.renumber(fd));
+    }
+
+    /// Does something to the descriptor while nobody in this process writes to it.
+    fn unwritten<T>(self: &Arc<Self>, change: impl FnOnce() -> T) -> T {
+        // If its lock cannot be had, nobody transmits any more.
+        let _shared = self.joint().map(|joint| self.lock_joint(joint));
+        let _writer = lock(&self.writer);
+        change()
+    }
+
+    /// Writes go to the descriptor `fd` from now on.
+    fn renumber(&self, fd: RawFd) {
+        let old = self.fd();
+        if old != fd {
+            self.shared.waker.forget(self, old);
+            // Release: pairs with the Acquire in `fd`.
+            self.fd.store(fd, Ordering::Release);
+        }
     }
 
     /// The end of a call on a connection that was closed while it ran.
@@ -346,10 +355,12 @@ impl Connection {
             }
             let owned = lock(&self.owned).take();
             if let Some((socket, _keep)) = owned {
-                self.shared.waker.forget(self, socket.as_raw_fd());
-                self.set(BROKEN);
-                // Dropping the last descriptor of the socket sends the FIN.
-                drop(socket);
+                self.unwritten(|| {
+                    self.shared.waker.forget(self, socket.as_raw_fd());
+                    self.set(BROKEN);
+                    // Dropping the last descriptor of the socket sends the FIN.
+                    drop(socket);
+                });
             }
         } else if !broken {
             // Fails only if the peer was faster; then there is no write side left to shut.
@@ -389,6 +400,27 @@ impl Connection {
         if let Some(mut writer) = try_lock(&self.writer) {
             writer.trim();
         }
+    }
+}
+
+/// A connection that has nothing to do, and whose calls wait until this is gone.
+pub struct AtRest<'a> {
+    connection: &'a Arc<Connection>,
+    _turn: MutexGuard<'a, ()>,
+}
+
+impl AtRest<'_> {
+    /// Writes go to the descriptor `fd` from now on; -1: none.
+    pub fn move_to(&self, fd: RawFd) {
+        self.connection.move_to(fd);
+    }
+
+    /// The socket is closed: calls that have waited find no descriptor.
+    pub fn close(self) {
+        self.connection.unwritten(|| {
+            self.connection.set(BROKEN);
+            self.connection.renumber(-1);
+        });
     }
 }
 
