@@ -8,6 +8,7 @@
 //! start when they are needed.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{MutexGuard, Once};
 
 use crate::engine::buffer;
@@ -18,9 +19,8 @@ use crate::sys::{fork_guard, secret};
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
 /// linked so that it is never unloaded.
-pub(crate) fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+pub fn install() {
+    INSTALLED.call_once(|| {
         // SAFETY: the three are plain functions of this library, which is never unloaded.
         unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
         // SAFETY: as above.
@@ -67,6 +67,7 @@ extern "C" fn in_child() {
     }
     fork_guard::new_epoch();
     STATS.clear();
+    WRITTEN.store(false, Ordering::Relaxed);
     registry::reset_in_child();
     // What a panic leaves out is refused.
     let adopt = std::panic::AssertUnwindSafe(|| registry::adopt_in_child(parent, &mut table.0));
@@ -74,11 +75,25 @@ extern "C" fn in_child() {
     drop((adopted, table));
 }
 
+/// Sends what was accepted, and writes the line of `UKTLS_STATS_FILE`, once: the end of the process by
+/// another way than `exit(3)`. Does nothing in a process that has had no connection.
+pub fn end_of_process() {
+    if INSTALLED.is_completed() {
+        at_exit();
+    }
+}
+
 extern "C" fn at_exit() {
     let drained = std::panic::catch_unwind(|| {
         registry::drain_all();
-        crate::stats::append_to_file(&registry::config());
+        if !WRITTEN.swap(true, Ordering::Relaxed) {
+            crate::stats::append_to_file(&registry::config());
+        }
     });
     // A panic must not cross into the C library; there is nobody left to tell.
     drop(drained);
 }
+
+static INSTALLED: Once = Once::new();
+/// The line of statistics is with the file.
+static WRITTEN: AtomicBool = AtomicBool::new(false);

@@ -22,7 +22,7 @@ pub mod crypto_info;
 pub mod engine;
 pub mod error;
 #[cfg(not(loom))]
-mod fork;
+pub mod fork;
 mod logging;
 pub mod record;
 #[cfg(not(loom))]

@@ -8,6 +8,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::config::LogTarget;
+use crate::sys::kept::Kept;
 
 /// Starts or redirects logging. Without a target nothing is logged.
 pub(crate) fn start(target: Option<&LogTarget>) {
@@ -19,6 +20,7 @@ pub(crate) fn start(target: Option<&LogTarget>) {
             .append(true)
             .create(true)
             .open(path)
+            .map(|file| Kept::new(file.into()))
             .map_err(|error| {
                 eprintln!("uktls: UKTLS_LOG: {}: {error}", path.display());
             })
@@ -34,7 +36,7 @@ pub(crate) fn start(target: Option<&LogTarget>) {
     log::set_max_level(target.level);
 }
 
-struct Sink(Mutex<Option<File>>);
+struct Sink(Mutex<Option<Kept>>);
 
 static SINK: Sink = Sink(Mutex::new(None));
 
@@ -57,7 +59,9 @@ impl Log for Sink {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A full disk loses log lines, not the program.
         let _ = match file.as_mut() {
-            Some(file) => file.write_all(line.as_bytes()),
+            Some(file) => rustix::io::write(file, line.as_bytes())
+                .map(drop)
+                .map_err(std::io::Error::from),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
     }

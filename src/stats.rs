@@ -3,7 +3,10 @@
 //! They are plain relaxed counters: each is exact, but a reader may see one move before another.
 #![forbid(unsafe_code)]
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::sys::kept::Kept;
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -108,6 +111,8 @@ stats! {
     sealed_inline,
     /// Records sealed on the thread pool.
     sealed_threads,
+    /// Sockets that the preload library left to their program.
+    declined,
     /// Connections that broke: by the network, by a failed seal, by a caught panic.
     errors,
 }
@@ -125,15 +130,35 @@ pub(crate) fn append_to_file(config: &crate::config::Config) {
     };
     let line = json_line(std::process::id());
     // One write of one line in append mode: lines of several processes do not mix.
-    let written = std::fs::File::options()
-        .append(true)
-        .create(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(line.as_bytes()));
+    let written = match FILE.get() {
+        Some(file) => rustix::io::write(file, line.as_bytes())
+            .map(drop)
+            .map_err(std::io::Error::from),
+        None => open(path).and_then(|mut file| file.write_all(line.as_bytes())),
+    };
     if let Err(error) = written {
         let _ = writeln!(std::io::stderr(), "uktls: UKTLS_STATS_FILE: {error}");
     }
 }
+
+/// Opens the file of `UKTLS_STATS_FILE` now, for a process that may lose the right to it, or the way
+/// (`setuid`, `chroot`). A file that cannot be opened is tried again at the end.
+pub fn open_file_early(config: &crate::config::Config) {
+    if let Some(path) = &config.stats_file
+        && let Ok(file) = open(path)
+    {
+        let _ = FILE.set(Kept::new(file.into()));
+    }
+}
+
+fn open(path: &std::path::Path) -> std::io::Result<std::fs::File> {
+    std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+}
+
+static FILE: OnceLock<Kept> = OnceLock::new();
 
 fn json_line(pid: u32) -> String {
     use std::fmt::Write;
@@ -148,6 +173,7 @@ fn json_line(pid: u32) -> String {
         ("rx_bytes", &s.rx_bytes),
         ("decrypt_error", &s.decrypt_error),
         ("errors", &s.errors),
+        ("declined", &s.declined),
         ("deferred_scheduled", &s.deferred_scheduled),
         ("deferred_cancelled", &s.deferred_cancelled),
         ("records_from_caller", &s.records_from_caller),

@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::registry;
 
 /// What a C function returns when it fails.
-pub(super) trait CReturn {
+pub trait CReturn {
+    /// The value.
     const FAILURE: Self;
 }
 
@@ -21,7 +22,7 @@ impl CReturn for isize {
 
 /// Runs the body of an exported function that is about the descriptor `fd`. A panic marks its
 /// connection broken: nothing that may be half done goes out on it any more.
-pub(super) fn guard<T: CReturn>(fd: c_int, body: impl FnOnce() -> Result<T>) -> T {
+pub fn guard<T: CReturn>(fd: c_int, body: impl FnOnce() -> Result<T>) -> T {
     let before = errno();
     let result = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         // Poisoning is not worth a second panic.
@@ -48,7 +49,7 @@ pub(super) fn guard<T: CReturn>(fd: c_int, body: impl FnOnce() -> Result<T>) -> 
 }
 
 /// [`guard`] for a function that cannot fail: `fallback` is returned after a panic.
-pub(super) fn guard_infallible<T>(fallback: T, body: impl FnOnce() -> T) -> T {
+pub fn guard_infallible<T>(fallback: T, body: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(fallback)
 }
 

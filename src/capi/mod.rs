@@ -5,7 +5,7 @@
 //! and return habit; what is ours alone is named `uktls_*`.
 
 mod control;
-mod guard;
+pub mod guard;
 mod options;
 mod process;
 mod receive;

@@ -309,7 +309,7 @@ pub unsafe extern "C" fn tls_poll(
             _ => unsafe { core::slice::from_raw_parts_mut(fds, n) },
         };
         let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-        let ready = registry::poll(fds, timeout)?;
+        let ready = registry::poll(fds, timeout, None)?;
         Ok(c_int::try_from(ready).unwrap_or(c_int::MAX))
     })
 }

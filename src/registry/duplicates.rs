@@ -4,7 +4,7 @@
 //! socket, which costs only calls that would have failed; and when the last known number of a socket
 //! is closed, an epoll set that has watched it tells whether the socket lives on.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::event::epoll;
@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::{Found, Socket, attach_lock, install, slot};
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
+use crate::sys::kept::Kept;
 use crate::sys::net::{self, borrow};
 
 /// Finds the state of an unknown number by its socket, and remembers it.
@@ -35,9 +36,9 @@ pub(super) fn adopt(fd: RawFd) -> Result<Found> {
 pub(super) struct Tomb(MutexGuard<'static, Option<Set>>);
 
 struct Set {
-    epoll: OwnedFd,
+    epoll: Kept,
     /// The set's list of what it watches, in `/proc`.
-    list: OwnedFd,
+    list: Kept,
 }
 
 impl Tomb {
@@ -73,10 +74,10 @@ impl Tomb {
 
 impl Set {
     fn new() -> core::result::Result<Set, Errno> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let epoll = Kept::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let path = format!("/proc/self/fdinfo/{}", epoll.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let list = rustix::fs::open(path, flags, Mode::empty())?;
+        let list = Kept::new(rustix::fs::open(path, flags, Mode::empty())?);
         Ok(Set { epoll, list })
     }
 }

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
-
 use super::{Index, PROCESS, Socket, process, slots};
 use crate::engine::{Engine, Job};
 use crate::sys::fork_guard;
@@ -15,7 +13,7 @@ use crate::tx::{Connection, Shared, Waker};
 /// Moves every connection to memory that the child will share. The caller holds the table.
 pub(crate) fn share_all() {
     let epoch = fork_guard::epoch();
-    for socket in slots().filter_map(ArcSwapOption::load_full) {
+    for socket in slots().filter_map(|(_, slot)| slot.load_full()) {
         if socket.is_of(epoch) {
             socket.before_fork();
         }
@@ -32,7 +30,7 @@ pub(crate) fn adopt_in_child(parent: u64, index: &mut Index) {
     });
     // Duplicates of a descriptor share one state here, too.
     let mut adopted: HashMap<*const Socket, Arc<Socket>> = HashMap::new();
-    for slot in slots() {
+    for (_, slot) in slots() {
         let Some(theirs) = slot.load_full().filter(|socket| socket.is_of(parent)) else {
             continue;
         };

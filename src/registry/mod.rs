@@ -5,6 +5,7 @@
 //! takes no lock for one with. Attaching and detaching are serialised by one mutex, which is never
 //! held across a system call.
 
+mod drain;
 mod duplicates;
 mod family;
 mod poll;
@@ -23,20 +24,23 @@ use crate::config::Config;
 use crate::engine::threads::Pool;
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
+use crate::sys::marks;
 use crate::sys::net::{self, Endpoint, Linux};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
+pub use drain::drain_all;
 pub(crate) use family::{adopt_in_child, share_all};
 pub use poll::poll;
 pub use socket::{Direction, Socket};
 
+use drain::drain_one;
 use duplicates::Tomb;
 
 /// Whether `fd` carries TLS.
 #[must_use]
 pub fn is_ours(fd: RawFd) -> bool {
-    slot(fd).is_some_and(|slot| slot.load().is_some())
+    marks::get(fd) == marks::TLS
 }
 
 /// The TLS state of the socket `fd`; also by a duplicate that is seen for the first time.
@@ -140,6 +144,7 @@ fn install(fd: RawFd, socket: Arc<Socket>) -> Result<()> {
     }
     socket.known_by(fd);
     let before = slot.swap(Some(socket));
+    marks::set(fd, marks::TLS);
     drop(index);
     if let Some(before) = before {
         before.unknown_by(fd);
@@ -152,6 +157,7 @@ fn install(fd: RawFd, socket: Arc<Socket>) -> Result<()> {
 pub fn detach(fd: RawFd) -> Option<(Arc<Socket>, Option<RawFd>)> {
     let mut index = attach_lock();
     let socket = slot(fd)?.swap(None)?;
+    marks::set(fd, 0);
     let other = socket.unknown_by(fd);
     if other.is_none()
         && let Some(identity) = socket.identity()
@@ -166,17 +172,30 @@ pub fn detach(fd: RawFd) -> Option<(Arc<Socket>, Option<RawFd>)> {
 /// # Errors
 /// `close(2)`'s own. The number is free in any case but `EBADF`.
 pub fn close(fd: RawFd) -> Result<()> {
+    close_by(fd, || net::close(fd).map_err(Error::from))
+}
+
+/// As [`close`], where the kernel closes `fd` in the course of another call: `dup2(2)` over it,
+/// `close_range(2)`.
+///
+/// # Errors
+/// What `closing` fails with.
+pub fn close_by<T>(fd: RawFd, closing: impl FnOnce() -> Result<T>) -> Result<T> {
     if let Some((socket, None)) = detach(fd)
         && socket.is_of(fork_guard::epoch())
     {
-        return close_last(fd, &socket);
+        return close_last(fd, &socket, closing);
     }
     // TX-56: nothing happens to a connection that has another descriptor.
-    net::close(fd).map_err(Error::from)
+    closing()
 }
 
 /// Closes the last known descriptor of a socket.
-fn close_last(fd: RawFd, socket: &Arc<Socket>) -> Result<()> {
+fn close_last<T>(
+    fd: RawFd,
+    socket: &Arc<Socket>,
+    closing: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let sending = socket.tx();
     if let Some(connection) = sending {
         connection.leave();
@@ -192,7 +211,7 @@ fn close_last(fd: RawFd, socket: &Arc<Socket>) -> Result<()> {
         let tomb = Tomb::of(fd);
         // Nobody reads or writes by the number while it changes hands.
         socket.move_to(-1);
-        let closed = net::close(fd).map_err(Error::from);
+        let closed = closing();
         if let Some(other) = tomb.and_then(|tomb| tomb.another(socket)) {
             install(other, Arc::clone(socket))?;
             socket.move_to(other);
@@ -218,21 +237,35 @@ fn close_last(fd: RawFd, socket: &Arc<Socket>) -> Result<()> {
             Err(_) => drain_one(connection, config().linger),
         }
     }
-    net::close(fd).map_err(Error::from)
+    closing()
 }
 
-/// Waits until every connection's accepted bytes are with the kernel: the end of the process. Gives
-/// up on a reader that has taken nothing for the linger time.
-pub fn drain_all() {
-    for connection in sending() {
-        connection.leave();
-        // What fails now has nobody left to tell.
-        let _ = connection.drain();
+/// `new` is a duplicate of `old`, as `dup(2)` has just made it: the same connection.
+///
+/// # Errors
+/// [`Error::NoTls`] if `old` carries none, `EMFILE` for a number beyond the table.
+pub fn duplicated(old: RawFd, new: RawFd) -> Result<()> {
+    let socket = Arc::clone(entry(old)?.socket());
+    install(new, socket)
+}
+
+/// Whether the number `fd` still is the socket that its state was made for. If the program has closed
+/// it behind our back and the number came back as something else, the state is taken off.
+pub fn verify(fd: RawFd) -> bool {
+    let Ok(found) = entry(fd) else { return false };
+    let is_same = found.socket().identity() == fork_guard::identity(fd);
+    drop(found);
+    if !is_same {
+        detach(fd);
     }
-    let linger = config().linger;
-    for connection in sending() {
-        drain_one(&connection, linger);
-    }
+    is_same
+}
+
+/// The descriptors of this process that carry TLS.
+pub fn numbers() -> impl Iterator<Item = RawFd> {
+    slots()
+        .filter(|(_, slot)| slot.load().is_some())
+        .map(|(number, _)| number)
 }
 
 /// The settings in force.
@@ -320,33 +353,6 @@ fn from_environment() -> Config {
     config
 }
 
-fn drain_one(connection: &Arc<Connection>, linger: std::time::Duration) {
-    loop {
-        let before = connection.pending();
-        match connection.flush(Some(linger)) {
-            Err(Error::Interrupted) => {}
-            Err(Error::Os(Errno::TIMEDOUT)) if connection.pending() < before => {}
-            _ => return,
-        }
-    }
-}
-
-/// Every connection with TX keys, the lingering ones too.
-fn sending() -> Vec<Arc<Connection>> {
-    let mut all: Vec<_> = CHUNKS
-        .iter()
-        .filter_map(OnceLock::get)
-        .flat_map(|chunk| chunk.iter())
-        .filter_map(ArcSwapOption::load_full)
-        .filter(|socket| socket.is_of(fork_guard::epoch()))
-        .filter_map(|socket| socket.tx().cloned())
-        .collect();
-    let mut lingering = lingering();
-    lingering.retain(|connection| connection.strong_count() > 0);
-    all.extend(lingering.iter().filter_map(Weak::upgrade));
-    all
-}
-
 fn remember_lingering(connection: &Arc<Connection>) {
     let mut lingering = lingering();
     // Swept when the list has doubled, so that closing stays cheap.
@@ -364,9 +370,12 @@ fn attach_lock() -> MutexGuard<'static, Index> {
     INDEX.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn slots() -> impl Iterator<Item = &'static Slot> {
-    let chunks = CHUNKS.iter().filter_map(OnceLock::get);
-    chunks.flat_map(|chunk| chunk.iter())
+/// The numbers that were ever in use, about, with their slots.
+fn slots() -> impl Iterator<Item = (RawFd, &'static Slot)> {
+    let chunks = (0..).step_by(CHUNK).zip(&CHUNKS);
+    chunks
+        .filter_map(|(first, chunk)| Some((first, chunk.get()?)))
+        .flat_map(|(first, chunk)| (first..).zip(chunk.iter()))
 }
 
 fn slot(fd: RawFd) -> Option<&'static Slot> {

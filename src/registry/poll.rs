@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use super::{Socket, entry, is_ours};
 use crate::error::{Error, Result};
-use crate::sys::net;
+use crate::sys::net::{self, Mask};
 
-/// Waits for events; returns the number of structs that have some.
+/// Waits for events; returns the number of structs that have some. While it sleeps the thread has
+/// the signal mask `mask`, if one is given, as in `ppoll(2)`.
 ///
 /// # Errors
-/// As `poll(2)`.
-pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize> {
+/// As `ppoll(2)`.
+pub fn poll(
+    fds: &mut [libc::pollfd],
+    timeout: Option<Duration>,
+    mask: Option<&Mask>,
+) -> Result<usize> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut at_once = false;
     for poll in fds.iter() {
@@ -35,8 +40,8 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize
                 .or(timeout),
         };
         let ready = match rounds > PATIENT {
-            false => net::poll(fds, left).map_err(Error::from)?,
-            true => poll_others(fds, left)?,
+            false => net::poll(fds, left, mask).map_err(Error::from)?,
+            true => poll_others(fds, left, mask)?,
         };
         let mut events = 0;
         for poll in fds.iter_mut() {
@@ -55,7 +60,11 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize
 /// Waits for a short while for other events than those that the kernel keeps reporting and that
 /// are none: its low-water mark goes no higher than half of the receive buffer. Then looks again at
 /// all.
-fn poll_others(fds: &mut [libc::pollfd], left: Option<Duration>) -> Result<usize> {
+fn poll_others(
+    fds: &mut [libc::pollfd],
+    left: Option<Duration>,
+    mask: Option<&Mask>,
+) -> Result<usize> {
     let mut others = fds.to_vec();
     for poll in &mut others {
         if tls(poll).is_some_and(|socket| socket.rx().is_some()) {
@@ -63,8 +72,8 @@ fn poll_others(fds: &mut [libc::pollfd], left: Option<Duration>) -> Result<usize
         }
     }
     let pause = left.map_or(PAUSE, |left| left.min(PAUSE));
-    net::poll(&mut others, Some(pause)).map_err(Error::from)?;
-    net::poll(fds, Some(Duration::ZERO)).map_err(Error::from)
+    net::poll(&mut others, Some(pause), mask).map_err(Error::from)?;
+    net::poll(fds, Some(Duration::ZERO), None).map_err(Error::from)
 }
 
 /// Makes the kernel's answer for one descriptor that of a kernel TLS socket.

@@ -2,6 +2,8 @@
 
 pub mod abi;
 pub mod fork_guard;
+pub mod kept;
+pub mod marks;
 pub mod members;
 pub mod net;
 pub mod pages;

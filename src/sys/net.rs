@@ -5,12 +5,14 @@
 //! `EINTR` and `EAGAIN` where they want them.
 
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
+
+use super::kept::Kept;
 
 /// What the transmit path asks of the kernel.
 pub trait Sys: Send + Sync {
@@ -255,11 +257,18 @@ pub fn close(fd: RawFd) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_close, fd) }).map(|_| ())
 }
 
-/// `poll(2)`, by the system call that every architecture has.
+/// A signal mask as the kernel takes it.
+pub type Mask = u64;
+
+/// `ppoll(2)`, by the system call that every architecture has.
 ///
 /// # Errors
-/// As `poll(2)`.
-pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize, Errno> {
+/// As `ppoll(2)`.
+pub fn poll(
+    fds: &mut [libc::pollfd],
+    timeout: Option<Duration>,
+    mask: Option<&Mask>,
+) -> Result<usize, Errno> {
     let timeout = timeout.map(|t| libc::timespec {
         tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(t.subsec_nanos() as i32),
@@ -267,10 +276,10 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Result<usize
     let timeout = timeout
         .as_ref()
         .map_or(core::ptr::null(), core::ptr::from_ref);
-    let no_mask = core::ptr::null::<core::ffi::c_void>();
+    let mask = mask.map_or(core::ptr::null(), core::ptr::from_ref);
     let (start, n) = (fds.as_mut_ptr(), fds.len());
-    // SAFETY: `start` is a slice of `n`; `timeout` is null or lives to the end of this call.
-    check(unsafe { libc::syscall(libc::SYS_ppoll, start, n, timeout, no_mask, 0usize) })
+    // SAFETY: `start` is a slice of `n`; the others are null or live to the end of this call.
+    check(unsafe { libc::syscall(libc::SYS_ppoll, start, n, timeout, mask, size_of::<Mask>()) })
         .map(|n| n as usize)
 }
 
@@ -297,8 +306,8 @@ pub fn low_water(fd: RawFd) -> usize {
 }
 
 /// A second descriptor for the same socket, owned by us and closed on exec.
-pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
-    rustix::io::fcntl_dupfd_cloexec(borrow(fd)?, 3)
+pub fn duplicate(fd: RawFd) -> Result<Kept, Errno> {
+    Kept::duplicate(borrow(fd)?)
 }
 
 /// The seconds for which the program wants `close` to linger (`SO_LINGER`), if it does.
@@ -307,7 +316,7 @@ pub fn linger(fd: RawFd) -> Option<Duration> {
 }
 
 /// Makes `close` return at once: a worker that closes for the program must not sleep in it.
-pub fn clear_linger(fd: &OwnedFd) {
+pub fn clear_linger(fd: &Kept) {
     // Fails for a closed socket only; there is nothing to linger for then.
     let _ = sockopt::set_socket_linger(fd, None);
 }

@@ -43,7 +43,7 @@ pub(crate) mod testing;
 mod tests;
 
 use std::hash::{BuildHasher, RandomState};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -55,6 +55,7 @@ use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumber, RecordNumbers, Version};
 use crate::stats::STATS;
 use crate::sync::{Event, Mutex, MutexGuard, lock, try_lock};
+use crate::sys::kept::Kept;
 use crate::sys::net::Sys;
 use crate::sys::secret::SecretBox;
 
@@ -133,7 +134,7 @@ pub struct Connection {
     room: Event,
     /// The socket, once it is ours alone (after `uktls_close`), and what keeps us alive until the
     /// last record is out, as nobody else may.
-    owned: Mutex<Option<(OwnedFd, Arc<Connection>)>>,
+    owned: Mutex<Option<(Kept, Arc<Connection>)>>,
     watched: AtomicBool,
     /// Attempts of this process to change the keys, for the statistics.
     rekeys_ok: AtomicU32,

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, lock, try_lock};
 
 /// What stands at the head of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +113,11 @@ impl<T> ReadyList<T> {
     /// What stands at the head.
     pub(crate) fn head(&self) -> Head {
         lock(&self.inner).head()
+    }
+
+    /// Whether nobody is looking at the list.
+    pub fn is_free(&self) -> bool {
+        try_lock(&self.inner).is_some()
     }
 
     /// What stands at the head, and how many slots are still being sealed.

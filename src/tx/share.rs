@@ -120,6 +120,23 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether something is accepted that the kernel does not have, as far as this process knows.
+    pub fn has_unsent(&self) -> bool {
+        self.pending() > 0 || !self.is_drained()
+    }
+
+    /// Whether the locks can be had before `deadline`. They cannot if this very thread has them, in a
+    /// call that a signal handler has interrupted for good.
+    pub fn can_be_locked(&self, deadline: Instant) -> bool {
+        if let Some(joint) = self.joint() {
+            return free_by(deadline, || !matches!(joint.memory.try_lock(), Ok(None)));
+        }
+        let sender = self.sender.as_ref();
+        sender.is_none_or(|sender| lock_until(sender, deadline).is_ok())
+            && lock_until(&self.writer, deadline).is_ok()
+            && free_by(deadline, || self.list.is_free())
+    }
+
     /// An error that came while the counts were being copied.
     fn hand_over_error(&self) {
         let error = self.counts.error.load(Ordering::Acquire);
@@ -174,15 +191,22 @@ fn sent_records(writer: &Writer, overhead: usize) -> (usize, u64, u64) {
 /// Takes a lock that is never held across a sleep. It may be held for ever all the same: by this
 /// very thread, if a signal handler forks in the middle of a send.
 fn lock_until<T>(mutex: &Mutex<T>, deadline: Instant) -> Result<MutexGuard<'_, T>> {
-    loop {
-        if let Some(guard) = try_lock(mutex) {
-            return Ok(guard);
-        }
+    let mut guard = None;
+    free_by(deadline, || {
+        guard = try_lock(mutex);
+        guard.is_some()
+    });
+    guard.ok_or(Error::NotRecoverable)
+}
+
+fn free_by(deadline: Instant, mut is_free: impl FnMut() -> bool) -> bool {
+    while !is_free() {
         if Instant::now() >= deadline {
-            return Err(Error::NotRecoverable);
+            return false;
         }
         std::thread::sleep(Duration::from_micros(50));
     }
+    true
 }
 
 /// How long a `fork` waits for one connection's records in flight.

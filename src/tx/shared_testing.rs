@@ -2,7 +2,6 @@
 //! handle of its own on the same shared memory, its death by the end of a thread that holds the lock.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::testing::{End, FILE_LEN, Setup, flags};
@@ -55,7 +54,7 @@ impl Processes {
     fn close(&mut self, who: usize) {
         if self.alive.len() > 1 {
             let connection = self.alive.remove(who);
-            let null = || Ok(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+            let null = || Ok(Kept::new(std::fs::File::open("/dev/null").unwrap().into()));
             if !connection.close(null).unwrap() {
                 self.lingering.push(connection);
             }

@@ -1,7 +1,7 @@
 //! Handing sealed records to the kernel: from the caller, from the worker, and at the end.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crate::engine::{Sealed, SealedRecord};
 use crate::error::{Error, Result};
 use crate::stats::STATS;
 use crate::sync::{MutexGuard, Woken, lock, try_lock};
+use crate::sys::kept::Kept;
 
 /// In whose context records go out, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,7 +277,7 @@ impl Connection {
     /// What `duplicate` failed with; then nothing has changed.
     pub fn close(
         self: &Arc<Self>,
-        duplicate: impl FnOnce() -> core::result::Result<OwnedFd, Errno>,
+        duplicate: impl FnOnce() -> core::result::Result<Kept, Errno>,
     ) -> Result<bool> {
         // Of several processes that close at once one is the last.
         self.leave();
@@ -332,6 +333,7 @@ impl Connection {
         if self.is(CLOSING) && !self.is(BROKEN) {
             // By number: the lock on the descriptor may be held by a thread that is not here.
             let _ = crate::sys::net::close(self.fd());
+            crate::sys::marks::set(self.fd(), 0);
         }
     }
 
@@ -369,7 +371,7 @@ impl Connection {
     }
 
     /// Whether the kernel has every sealed byte.
-    fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         // Acquire: pairs with the AcqRel in `account`.
         self.counts().queued.load(Ordering::Acquire) == 0
     }

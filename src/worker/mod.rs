@@ -9,13 +9,14 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::{Arc, OnceLock};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::sync::{Mutex, lock};
+use crate::sys::kept::Kept;
 use crate::sys::net::borrow;
 use crate::sys::thread;
 use crate::tx::{Connection, Look, Waker};
@@ -27,8 +28,8 @@ pub struct Worker {
 }
 
 struct Inner {
-    epoll: OwnedFd,
-    wake: OwnedFd,
+    epoll: Kept,
+    wake: Kept,
     inbox: Mutex<Inbox>,
     /// Connections in the epoll set that wait for an event, by their id.
     watched: Mutex<HashMap<u64, Arc<Connection>>>,
@@ -54,8 +55,8 @@ impl Worker {
     /// # Errors
     /// `EMFILE` or `ENFILE`: it needs two descriptors.
     pub fn new() -> Result<Worker, Errno> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let epoll = Kept::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+        let wake = Kept::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         epoll::add(
             &epoll,
             &wake,
