@@ -56,7 +56,7 @@ help:
 
 # --- build -----------------------------------------------------------------------------------
 
-build: $(BUILD)/lib/$(SHARED) $(BUILD)/lib/libuktls.a $(BUILD)/lib/pkgconfig/uktls.pc
+build: $(BUILD)/lib/libuktls_preload.so $(BUILD)/lib/$(SHARED) $(BUILD)/lib/libuktls.a $(BUILD)/lib/pkgconfig/uktls.pc
 
 $(ARCHIVE): FORCE
 	$(CARGO) rustc --release --lib --crate-type staticlib
@@ -79,6 +79,21 @@ $(BUILD)/lib/$(SHARED): $(BUILD)/lib/libuktls.a $(BUILD)/uktls.map
 	@ln -sf $(SHARED) $(@D)/$(SONAME)
 	@ln -sf $(SONAME) $(@D)/libuktls.so
 
+# The preload library is in every process of a system: the C library and libgcc, and nothing else.
+PRELOAD_ARCHIVE := $(TARGET)/release/libuktls_preload.a
+$(PRELOAD_ARCHIVE): FORCE
+	$(CARGO) build --release -p uktls-preload
+
+$(BUILD)/preload.map: abi/preload.symbols
+	@mkdir -p $(@D)
+	@{ echo '{'; echo '  global:'; sed -n 's/^[a-z_].*/    &;/p' $<; echo '  local: *;'; echo '};'; } > $@
+
+$(BUILD)/lib/libuktls_preload.so: $(PRELOAD_ARCHIVE) $(BUILD)/preload.map
+	@mkdir -p $(@D)
+	$(CC) -shared -o $@ $(LDFLAGS) -Wl,-soname,libuktls_preload.so -Wl,--version-script=$(BUILD)/preload.map \
+	  -Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs -Wl,--gc-sections \
+	  -Wl,--whole-archive $< -Wl,--no-whole-archive -Wl,--as-needed $(LIBS_PRIVATE)
+
 # $(call pc,PREFIX,LIBDIR,INCDIR)
 pc = sed -e 's|@PREFIX@|$(1)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS_PRIVATE@|$(LIBS_PRIVATE)|' \
 	-e 's|@LIBDIR@|$(patsubst $(1)/%,$${exec_prefix}/%,$(2))|' \
@@ -99,6 +114,7 @@ install:
 	@install -m 755 $(BUILD)/lib/$(SHARED) '$(DESTDIR)$(LIBDIR)/'
 	@ln -sf $(SHARED) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
 	@ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libuktls.so'
+	@install -m 755 $(BUILD)/lib/libuktls_preload.so '$(DESTDIR)$(LIBDIR)/'
 	@install -m 644 $(BUILD)/lib/libuktls.a '$(DESTDIR)$(LIBDIR)/'
 	@install -m 644 include/uktls.h '$(DESTDIR)$(INCDIR)/'
 	@$(call pc,$(PREFIX),$(LIBDIR),$(INCDIR)) > '$(DESTDIR)$(LIBDIR)/pkgconfig/uktls.pc'
@@ -109,7 +125,7 @@ install:
 
 uninstall:
 	@echo 'removing from $(DESTDIR)$(PREFIX)'
-	@rm -f $(patsubst %,'$(DESTDIR)$(LIBDIR)/%',$(SHARED) $(SONAME) libuktls.so libuktls.a pkgconfig/uktls.pc) \
+	@rm -f $(patsubst %,'$(DESTDIR)$(LIBDIR)/%',$(SHARED) $(SONAME) libuktls.so libuktls.a libuktls_preload.so pkgconfig/uktls.pc) \
 	  '$(DESTDIR)$(INCDIR)/uktls.h' \
 	  $(patsubst docs/man/%,'$(DESTDIR)$(MANDIR)/man3/%',$(MAN3)) \
 	  $(patsubst docs/man/%,'$(DESTDIR)$(MANDIR)/man7/%',$(MAN7))

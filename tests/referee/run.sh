@@ -22,15 +22,7 @@ make --no-print-directory -s -C "$here" BUILD="$WORK" all "$WORK/probe-capi"
 
 rm -f "$WORK"/*.out "$WORK"/*.status "$WORK"/*.stats "$WORK"/*.tls_stat
 preload=$PREFIX/lib/libuktls_preload.so
-# A tree with the preload library has to have it staged.
-with_preload=
-[ ! -d preload ] || with_preload=1
-if [ -n "$with_preload" ]; then
-    STAGE=$PREFIX "$here/vm/boot.sh"
-else
-    echo 'referee: this tree has no preload library; only the C interface is judged' >&2
-    "$here/vm/boot.sh"
-fi
+STAGE=$PREFIX "$here/vm/boot.sh"
 [ "$(cat "$WORK/kernel.out.status")" = 0 ] || not_ok 'the probe over the kernel did not end well: kernel.out'
 
 # --- this library -------------------------------------------------------------------------------
@@ -48,13 +40,11 @@ judge() {
 timeout --kill-after=10 400 "$WORK/probe-capi" >"$WORK/capi.out" || true
 judge capi "$here/differences.capi"
 
-if [ -n "$with_preload" ]; then
-    timeout --kill-after=10 400 env LD_PRELOAD="$preload" UKTLS_MODE=always "$WORK/probe" >"$WORK/preload.out" || true
-    judge preload "$here/differences.preload"
-    # The same over the kernel of the machine, so that all but TLS is the same kernel's.
-    judge always "$here/differences.preload"
-    # With UKTLS_MODE=auto the kernel's own kTLS does it all.
-    "$here/auto.py" "$WORK" || not_ok 'UKTLS_MODE=auto did not leave TLS to the kernel'
-fi
+timeout --kill-after=10 400 env LD_PRELOAD="$preload" UKTLS_MODE=always "$WORK/probe" >"$WORK/preload.out" || true
+judge preload "$here/differences.preload"
+# The same over the kernel of the machine, so that all but TLS is the same kernel's.
+judge always "$here/differences.preload"
+# With UKTLS_MODE=auto the kernel's own kTLS does it all.
+"$here/auto.py" "$WORK" || not_ok 'UKTLS_MODE=auto did not leave TLS to the kernel'
 [ "$failed" = 0 ] && echo 'referee: all in order'
 exit "$failed"

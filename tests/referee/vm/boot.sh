@@ -2,15 +2,13 @@
 # Boots Debian's kernel with kTLS, runs the probe in it, and writes what it printed.
 #
 # Environment: WORK, a directory for what is fetched and made; KERNEL_PACKAGE, the package of another
-# kernel than the newest 6.12 (or else newest) one for virtual machines; STAGE, where the staged library is: if set, the
+# kernel than the newest 6.12 (or else newest) one for virtual machines; STAGE, where the staged library is: the
 # probe runs over it in the same machine too; REFEREE_TIMEOUT, seconds.
 # Usage: tests/referee/vm/boot.sh
-# Writes WORK/kernel.out, and with STAGE WORK/always.out, WORK/auto.out, WORK/auto.stats,
-# WORK/auto.tls_stat.
+# Writes WORK/kernel.out, WORK/always.out, WORK/auto.out, WORK/auto.stats, WORK/auto.tls_stat.
 set -euo pipefail
-: "${WORK:?a directory}"
-# Three runs of the probe instead of one.
-limit=${REFEREE_TIMEOUT:-$([ -n "${STAGE:-}" ] && echo 500 || echo 300)}
+: "${WORK:?a directory}" "${STAGE:?the installed library}"
+limit=${REFEREE_TIMEOUT:-500}
 root=$WORK/root
 console=$WORK/console.log
 results=$WORK/results.log
@@ -67,25 +65,23 @@ cp "$WORK/probe-static" "$root/probe-static"
 cp "$kernel"/ko/*.ko "$root/ko/"
 cp "$kernel/modules.txt" "$root/modules"
 echo 'kernel.out -- /probe-static' >"$root/run"
-if [ -n "${STAGE:-}" ]; then
-    preload=$STAGE/lib/libuktls_preload.so
-    [ -f "$preload" ] || fail "no $preload"
-    cp "$WORK/probe" "$root/probe"
-    # What both need of the system, at the same paths.
-    ldd "$WORK/probe" "$preload" | grep -oE '/[^ :]+\.so[^ :]*' | sort -u | while read -r library; do
-        case $library in "$preload") continue ;; esac
-        mkdir -p "$root$(dirname "$library")"
-        cp -L "$library" "$root$library"
-    done
-    cp "$preload" "$root/preload.so"
-    {
-        echo 'always.out LD_PRELOAD=/preload.so UKTLS_MODE=always -- /probe'
-        echo 'before.tls_stat -- /probe-static --file /proc/net/tls_stat'
-        echo 'auto.out LD_PRELOAD=/preload.so UKTLS_MODE=auto UKTLS_STATS_FILE=/tmp/stats -- /probe'
-        echo 'auto.stats -- /probe-static --file /tmp/stats'
-        echo 'auto.tls_stat -- /probe-static --file /proc/net/tls_stat'
-    } >>"$root/run"
-fi
+preload=$STAGE/lib/libuktls_preload.so
+[ -f "$preload" ] || fail "no $preload"
+cp "$WORK/probe" "$root/probe"
+# What both need of the system, at the same paths.
+ldd "$WORK/probe" "$preload" | grep -oE '/[^ :]+\.so[^ :]*' | sort -u | while read -r library; do
+    case $library in "$preload") continue ;; esac
+    mkdir -p "$root$(dirname "$library")"
+    cp -L "$library" "$root$library"
+done
+cp "$preload" "$root/preload.so"
+{
+    echo 'always.out LD_PRELOAD=/preload.so UKTLS_MODE=always -- /probe'
+    echo 'before.tls_stat -- /probe-static --file /proc/net/tls_stat'
+    echo 'auto.out LD_PRELOAD=/preload.so UKTLS_MODE=auto UKTLS_STATS_FILE=/tmp/stats -- /probe'
+    echo 'auto.stats -- /probe-static --file /tmp/stats'
+    echo 'auto.tls_stat -- /probe-static --file /proc/net/tls_stat'
+} >>"$root/run"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$WORK/initramfs.gz"
 
 # --- the machine ------------------------------------------------------------------------------

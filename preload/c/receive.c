@@ -1,0 +1,165 @@
+/* What reads. */
+#include <stdarg.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "interpose.h"
+
+ssize_t read(int fd, void *data, size_t len)
+{
+    if (is_tls(fd))
+        TLS_CALL(fd, uktls_preload_recv(fd, data, len, 0), NEXT(read)(fd, data, len));
+    return NEXT(read)(fd, data, len);
+}
+
+/* The fortified twins are for buffers whose size the compiler knows: the next one checks it. */
+ssize_t __read_chk(int fd, void *data, size_t len, size_t room);
+ssize_t __read_chk(int fd, void *data, size_t len, size_t room)
+{
+    if (is_tls(fd) && len <= room)
+        return read(fd, data, len);
+    return NEXT(__read_chk)(fd, data, len, room);
+}
+
+ssize_t recv(int fd, void *data, size_t len, int flags)
+{
+    if (is_tls(fd))
+        TLS_CALL(fd, uktls_preload_recv(fd, data, len, flags), NEXT(recv)(fd, data, len, flags));
+    return NEXT(recv)(fd, data, len, flags);
+}
+
+ssize_t __recv_chk(int fd, void *data, size_t len, size_t room, int flags);
+ssize_t __recv_chk(int fd, void *data, size_t len, size_t room, int flags)
+{
+    if (is_tls(fd) && len <= room)
+        return recv(fd, data, len, flags);
+    return NEXT(__recv_chk)(fd, data, len, room, flags);
+}
+
+/* A stream has no address to tell. */
+static ssize_t receive_from(int fd, void *data, size_t len, int flags, socklen_t *from_len)
+{
+    ssize_t n = uktls_preload_recv(fd, data, len, flags);
+
+    if (n >= 0 && from_len != NULL)
+        *from_len = 0;
+    return n;
+}
+
+ssize_t recvfrom(int fd, void *data, size_t len, int flags, struct sockaddr *from, socklen_t *from_len)
+{
+    if (is_tls(fd))
+        TLS_CALL(fd, receive_from(fd, data, len, flags, from == NULL ? NULL : from_len),
+                 NEXT(recvfrom)(fd, data, len, flags, from, from_len));
+    return NEXT(recvfrom)(fd, data, len, flags, from, from_len);
+}
+
+ssize_t __recvfrom_chk(int fd, void *data, size_t len, size_t room, int flags, struct sockaddr *from,
+                       socklen_t *from_len);
+ssize_t __recvfrom_chk(int fd, void *data, size_t len, size_t room, int flags, struct sockaddr *from,
+                       socklen_t *from_len)
+{
+    if (is_tls(fd) && len <= room)
+        return recvfrom(fd, data, len, flags, from, from_len);
+    return NEXT(__recvfrom_chk)(fd, data, len, room, flags, from, from_len);
+}
+
+ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
+{
+    if (is_tls(fd))
+        TLS_CALL(fd, uktls_preload_recvmsg(fd, msg, flags), NEXT(recvmsg)(fd, msg, flags));
+    return NEXT(recvmsg)(fd, msg, flags);
+}
+
+static bool is_over(const struct timespec *end)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec > end->tv_sec || (now.tv_sec == end->tv_sec && now.tv_nsec >= end->tv_nsec);
+}
+
+/* The time is looked at behind each message, as in the kernel (recvmmsg(2), BUGS). */
+static int receive_messages(int fd, struct mmsghdr *messages, unsigned n, int flags, const struct timespec *timeout)
+{
+    struct timespec end = {0, 0};
+    unsigned got = 0;
+
+    if (timeout != NULL) {
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        end.tv_sec += timeout->tv_sec;
+        end.tv_nsec += timeout->tv_nsec;
+        if (end.tv_nsec >= 1000000000) {
+            end.tv_sec++;
+            end.tv_nsec -= 1000000000;
+        }
+    }
+    while (got < n) {
+        ssize_t len = uktls_preload_recvmsg(fd, &messages[got].msg_hdr, flags & ~MSG_WAITFORONE);
+
+        if (len < 0)
+            return got ? (int)got : -1;
+        messages[got++].msg_len = (unsigned)len;
+        if (flags & MSG_WAITFORONE)
+            flags |= MSG_DONTWAIT;
+        if (timeout != NULL && is_over(&end))
+            break;
+    }
+    return (int)got;
+}
+
+int recvmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags, struct timespec *timeout)
+{
+    if (is_tls(fd))
+        TLS_CALL(fd, receive_messages(fd, messages, n, flags, timeout),
+                 NEXT(recvmmsg)(fd, messages, n, flags, timeout));
+    return NEXT(recvmmsg)(fd, messages, n, flags, timeout);
+}
+
+static ssize_t receive_vector(int fd, const struct iovec *iov, int n, int flags)
+{
+    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+
+    if (n < 0 || n > 1024) {
+        errno = EINVAL;
+        return -1;
+    }
+    return uktls_preload_recvmsg(fd, &msg, flags);
+}
+
+ssize_t readv(int fd, const struct iovec *iov, int n)
+{
+    if (is_tls(fd))
+        TLS_CALL(fd, receive_vector(fd, iov, n, 0), NEXT(readv)(fd, iov, n));
+    return NEXT(readv)(fd, iov, n);
+}
+
+ssize_t preadv2(int fd, const struct iovec *iov, int n, off64_t offset, int flags)
+{
+    if (is_tls(fd) && offset == -1) {
+        if (flags & ~RWF_NOWAIT) {
+            errno = EOPNOTSUPP;
+            return -1;
+        }
+        TLS_CALL(fd, receive_vector(fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0),
+                 NEXT(preadv2)(fd, iov, n, offset, flags));
+    }
+    return NEXT(preadv2)(fd, iov, n, offset, flags);
+}
+
+/* The kernel counts ciphertext (RX-46), but not what is out of its queue already. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list arguments;
+    void *argument;
+    int result;
+
+    va_start(arguments, request);
+    argument = va_arg(arguments, void *);
+    va_end(arguments);
+    result = NEXT(ioctl)(fd, request, argument);
+    if (is_tls(fd) && request == FIONREAD && result == 0 && *(int *)argument == 0 && uktls_preload_holds_data(fd))
+        *(int *)argument = 1;
+    return result;
+}

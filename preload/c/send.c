@@ -1,0 +1,202 @@
+/* What writes. */
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <unistd.h>
+
+#include "interpose.h"
+
+ssize_t write(int fd, const void *data, size_t len)
+{
+    NOTE_WRITER(fd);
+    if (is_tls(fd))
+        TLS_CALL(fd, uktls_preload_send(fd, data, len, 0), NEXT(write)(fd, data, len));
+    return NEXT(write)(fd, data, len);
+}
+
+ssize_t send(int fd, const void *data, size_t len, int flags)
+{
+    NOTE_WRITER(fd);
+    if (is_tls(fd))
+        TLS_CALL(fd, uktls_preload_send(fd, data, len, flags), NEXT(send)(fd, data, len, flags));
+    return NEXT(send)(fd, data, len, flags);
+}
+
+/* The address of a connected socket is not looked at. */
+ssize_t sendto(int fd, const void *data, size_t len, int flags, const struct sockaddr *to, socklen_t to_len)
+{
+    NOTE_WRITER(fd);
+    if (is_tls(fd))
+        TLS_CALL(fd, uktls_preload_send(fd, data, len, flags), NEXT(sendto)(fd, data, len, flags, to, to_len));
+    return NEXT(sendto)(fd, data, len, flags, to, to_len);
+}
+
+/* A TLS socket in another process would have no keys, and send in the clear (design rule 2). */
+static bool passes_tls(const struct msghdr *msg)
+{
+    if (LIKELY(msg == NULL || msg->msg_controllen < sizeof(struct cmsghdr) || msg->msg_control == NULL))
+        return false;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
+            continue;
+        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int passed;
+
+            memcpy(&passed, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+            if (is_tls(passed))
+                return true;
+        }
+    }
+    return false;
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    NOTE_WRITER(fd);
+    if (is_tls(fd))
+        TLS_CALL(fd, uktls_preload_sendmsg(fd, msg, flags), NEXT(sendmsg)(fd, msg, flags));
+    if (passes_tls(msg)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return NEXT(sendmsg)(fd, msg, flags);
+}
+
+static int send_messages(int fd, struct mmsghdr *messages, unsigned n, int flags)
+{
+    unsigned sent = 0;
+
+    while (sent < n) {
+        ssize_t len = uktls_preload_sendmsg(fd, &messages[sent].msg_hdr, flags);
+
+        if (len < 0)
+            return sent ? (int)sent : -1;
+        messages[sent++].msg_len = (unsigned)len;
+    }
+    return (int)sent;
+}
+
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags)
+{
+    NOTE_WRITER(fd);
+    if (is_tls(fd))
+        TLS_CALL(fd, send_messages(fd, messages, n, flags), NEXT(sendmmsg)(fd, messages, n, flags));
+    for (unsigned i = 0; i < n && messages != NULL; i++)
+        if (passes_tls(&messages[i].msg_hdr)) {
+            errno = EOPNOTSUPP;
+            return -1;
+        }
+    return NEXT(sendmmsg)(fd, messages, n, flags);
+}
+
+static ssize_t send_vector(int fd, const struct iovec *iov, int n, int flags)
+{
+    struct msghdr msg = {.msg_iov = (struct iovec *)iov, .msg_iovlen = (size_t)n};
+
+    if (n < 0 || n > 1024) {
+        errno = EINVAL;
+        return -1;
+    }
+    return uktls_preload_sendmsg(fd, &msg, flags);
+}
+
+ssize_t writev(int fd, const struct iovec *iov, int n)
+{
+    NOTE_WRITER(fd);
+    if (is_tls(fd))
+        TLS_CALL(fd, send_vector(fd, iov, n, 0), NEXT(writev)(fd, iov, n));
+    return NEXT(writev)(fd, iov, n);
+}
+
+/* With an offset it fails on any socket (ESPIPE): the kernel says so. */
+ssize_t pwritev2(int fd, const struct iovec *iov, int n, off64_t offset, int flags)
+{
+    NOTE_WRITER(fd);
+    if (is_tls(fd) && offset == -1) {
+        if (flags & ~RWF_NOWAIT) {
+            errno = EOPNOTSUPP;
+            return -1;
+        }
+        TLS_CALL(fd, send_vector(fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0),
+                 NEXT(pwritev2)(fd, iov, n, offset, flags));
+    }
+    return NEXT(pwritev2)(fd, iov, n, offset, flags);
+}
+
+ssize_t sendfile(int out, int in, off_t *offset, size_t count)
+{
+    if (is_tls(out))
+        TLS_CALL(out, uktls_preload_sendfile(out, in, offset, count), NEXT(sendfile)(out, in, offset, count));
+    return NEXT(sendfile)(out, in, offset, count);
+}
+
+ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
+{
+    if (is_tls(out))
+        TLS_CALL(out, uktls_preload_sendfile(out, in, (off_t *)offset, count),
+                 NEXT(sendfile64)(out, in, offset, count));
+    return NEXT(sendfile64)(out, in, offset, count);
+}
+
+ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, size_t len, unsigned flags)
+{
+    if (is_tls(out) || is_tls(in))
+        TLS_CALL(is_tls(out) ? out : in, uktls_preload_splice(in, off_in, out, off_out, len, flags),
+                 NEXT(splice)(in, off_in, out, off_out, len, flags));
+    return NEXT(splice)(in, off_in, out, off_out, len, flags);
+}
+
+static int print(int fd, const char *format, va_list arguments)
+{
+    char *text;
+    int len = vasprintf(&text, format, arguments);
+
+    if (len < 0)
+        return -1;
+    for (int done = 0; done < len;) {
+        ssize_t n = uktls_preload_send(fd, text + done, (size_t)(len - done), 0);
+
+        if (n < 0) {
+            len = -1;
+            break;
+        }
+        done += (int)n;
+    }
+    free(text);
+    return len;
+}
+
+int vdprintf(int fd, const char *format, va_list arguments)
+{
+    return is_tls(fd) ? print(fd, format, arguments) : NEXT(vdprintf)(fd, format, arguments);
+}
+
+int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments);
+int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments)
+{
+    return is_tls(fd) ? print(fd, format, arguments) : NEXT(__vdprintf_chk)(fd, flag, format, arguments);
+}
+
+int dprintf(int fd, const char *format, ...)
+{
+    va_list arguments;
+    int len;
+
+    va_start(arguments, format);
+    len = is_tls(fd) ? print(fd, format, arguments) : NEXT(vdprintf)(fd, format, arguments);
+    va_end(arguments);
+    return len;
+}
+
+int __dprintf_chk(int fd, int flag, const char *format, ...);
+int __dprintf_chk(int fd, int flag, const char *format, ...)
+{
+    va_list arguments;
+    int len;
+
+    va_start(arguments, format);
+    len = is_tls(fd) ? print(fd, format, arguments) : NEXT(__vdprintf_chk)(fd, flag, format, arguments);
+    va_end(arguments);
+    return len;
+}

@@ -1,0 +1,71 @@
+//! The process: its end, its program's end, and children that share its memory.
+
+use core::ffi::c_int;
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use uktls::capi::guard::guard_infallible;
+use uktls::{fork, registry, stats};
+
+/// The library has just been loaded. The settings are read before the program changes its environment
+/// (nginx does) or its user.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_start() {
+    guard_infallible((), || stats::open_file_early(&registry::config()));
+}
+
+/// Remembers which process this is, before it has its first connection.
+pub(crate) fn remember() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        note_pid();
+        // SAFETY: a plain function of a library that is never unloaded.
+        unsafe { libc::pthread_atfork(None, None, Some(note_pid)) };
+    });
+}
+
+extern "C" fn note_pid() {
+    PID.store(pid(), Ordering::Relaxed);
+}
+
+fn pid() -> c_int {
+    // SAFETY: takes no pointer.
+    unsafe { libc::getpid() }
+}
+
+/// The child of a vfork runs on its parent's memory, without fork handlers.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_in_vfork() -> bool {
+    let remembered = PID.load(Ordering::Relaxed);
+    remembered != 0 && remembered != pid()
+}
+
+/// Sends what was accepted, as far as its readers take it.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_drain() {
+    if PID.load(Ordering::Relaxed) != 0 && !uktls_preload_in_vfork() {
+        guard_infallible((), fork::end_of_process);
+    }
+}
+
+/// As [`uktls_preload_drain`], before another program takes the process over. That program would have
+/// the sockets without their keys, and send in the clear (design rule 2): so they are closed to it.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_before_exec() {
+    if PID.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    guard_infallible((), || registry::numbers().for_each(close_on_exec));
+    if !uktls_preload_in_vfork() {
+        guard_infallible((), registry::drain_all);
+    }
+}
+
+/// Sets `FD_CLOEXEC`.
+pub(crate) fn close_on_exec(fd: c_int) {
+    // SAFETY: takes no pointer. By the system call: `fcntl` is our own.
+    unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+/// 0 before the first connection, and then the process that the table belongs to.
+static PID: AtomicI32 = AtomicI32::new(0);
