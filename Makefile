@@ -26,14 +26,14 @@ MAN7     := $(wildcard docs/man/*.7)
 # The others are one .so line, which is resolved only where the pages are installed.
 MANUALS  := $(shell grep -l '^\.Dd' docs/man/*)
 EXAMPLES := $(wildcard examples-c/*.[ch])
-SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.sh tests/referee/*.sh tests/referee/*/*.sh) .ci/run
+SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.sh tests/selftest/*.sh tests/referee/*.sh tests/referee/*/*.sh) .ci/run
 
 # In a test of the staged library, PREFIX says where it is and pkg-config finds it.
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
 .PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-interop test-referee test-conformance conformance miri asan tsan fuzz fuzz-corpus
+	test-interop test-selftest test-referee test-conformance conformance miri asan tsan fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
 all: build
@@ -167,6 +167,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-c
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-interop
+	@$(MAKE) --no-print-directory test-selftest
 	@echo 'make test: all passed'
 
 # The page against the tests that there are; `make conformance` runs them and writes the page.
@@ -211,6 +212,10 @@ test-valgrind:
 
 test-interop:
 	$(STAGED) tests/interop/run.sh
+
+# The kernel's own TLS selftest, from Debian's source package, over the preload library.
+test-selftest:
+	$(STAGED) tests/selftest/run.sh
 
 # The kernel's own kTLS, in an emulated machine, as the judge. By itself: it wants QEMU and a kernel
 # from the distribution, and two minutes.

@@ -40,6 +40,8 @@ test)
     need clang has clang
     need mandoc has mandoc
     need python3 has python3
+    need linux-source-6.1 test -f /usr/src/linux-source-6.1.tar.xz
+    need xz-utils has xz
     ;;
 *)
     echo "usage: $0 [demo|test|referee]" >&2
