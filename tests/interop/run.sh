@@ -46,16 +46,9 @@ rustls_client=${CARGO_TARGET_DIR:-target}/debug/uktls-interop-rustls-client
 
 # --- files and certificates -------------------------------------------------------------------
 
-# new_key_and_certificate NAME SUBJECT OPTIONS...
-new_key_and_certificate() {
-    local name=$1 subject=$2
-    shift 2
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "/CN=$subject" \
-        -keyout "$work/$name.key" -out "$work/$name.pem" "$@" 2>"$work/req.log" || { cat "$work/req.log" >&2; exit 1; }
-}
-new_key_and_certificate ca 'uktls test CA'
-new_key_and_certificate localhost localhost -CA "$work/ca.pem" -CAkey "$work/ca.key" \
-    -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:localhost,IP:127.0.0.1
+# shellcheck source=tests/certificates.sh
+. tests/certificates.sh
+new_certificates
 
 mkdir "$work/www" "$work/www/sub dir"
 new_file() { head -c "$2" /dev/urandom >"$work/www/$1"; }
