@@ -26,14 +26,14 @@ MAN7     := $(wildcard docs/man/*.7)
 # The others are one .so line, which is resolved only where the pages are installed.
 MANUALS  := $(shell grep -l '^\.Dd' docs/man/*)
 EXAMPLES := $(wildcard examples-c/*.[ch])
-SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/interop/*.sh tests/selftest/*.sh tests/referee/*.sh tests/referee/*/*.sh) .ci/run
+SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/*.sh tests/interop/*.sh tests/selftest/*.sh tests/programs/*.sh tests/referee/*.sh tests/referee/*/*.sh) .ci/run
 
 # In a test of the staged library, PREFIX says where it is and pkg-config finds it.
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
 .PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-interop test-selftest test-referee test-conformance conformance miri asan tsan fuzz fuzz-corpus
+	test-interop test-selftest test-programs test-referee test-conformance conformance miri asan tsan fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
 all: build
@@ -45,6 +45,7 @@ help:
 	@echo 'make stage      install into $(BUILD)/stage, for the tests and examples'
 	@echo 'make demo       from nothing to a file sent over TLS'
 	@echo 'make test       every test; installs what the tests need'
+	@echo 'make test-programs  nginx, PostgreSQL and others over the preload library; installs them'
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
@@ -168,6 +169,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-interop
 	@$(MAKE) --no-print-directory test-selftest
+	$(STAGED) tests/programs/run.sh nginx openssl python
 	@echo 'make test: all passed'
 
 # The page against the tests that there are; `make conformance` runs them and writes the page.
@@ -216,6 +218,12 @@ test-interop:
 # The kernel's own TLS selftest, from Debian's source package, over the preload library.
 test-selftest:
 	$(STAGED) tests/selftest/run.sh
+
+# Real programs over the preload library: those of `make test`, and those that want more packages.
+test-programs:
+	scripts/install-deps.sh programs
+	@$(MAKE) --no-print-directory stage
+	$(STAGED) tests/programs/run.sh nginx openssl python redis servers clients declined
 
 # The kernel's own kTLS, in an emulated machine, as the judge. By itself: it wants QEMU and a kernel
 # from the distribution, and two minutes.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what `make demo`, `make test` or `make test-referee` needs beside Rust, by apt-get, and only
-# what is missing.
-# Usage: scripts/install-deps.sh [demo|test|referee]
+# Installs what `make demo`, `make test`, `make test-referee` or `make test-programs` needs beside Rust, by apt-get,
+# and only what is missing.
+# Usage: scripts/install-deps.sh [demo|test|referee|programs]
 set -euo pipefail
 
 set_name=${1:-test}
@@ -42,9 +42,23 @@ test)
     need python3 has python3
     need linux-source-6.1 test -f /usr/src/linux-source-6.1.tar.xz
     need xz-utils has xz
+    need nginx-light has nginx
+    ;;
+programs)
+    need python3 has python3
+    need nginx-light has nginx
+    need redis-server has redis-server
+    need redis-tools has redis-cli
+    need lighttpd has lighttpd
+    need lighttpd-mod-openssl test -f /usr/lib/lighttpd/mod_openssl.so
+    need lighttpd-mod-webdav test -f /usr/lib/lighttpd/mod_webdav.so
+    need stunnel4 has stunnel4
+    need postgresql test -d /usr/lib/postgresql
+    need nodejs has node
+    need wget has wget
     ;;
 *)
-    echo "usage: $0 [demo|test|referee]" >&2
+    echo "usage: $0 [demo|test|referee|programs]" >&2
     exit 2
     ;;
 esac
@@ -72,5 +86,12 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 echo "install-deps: installing ${missing[*]}"
+# The servers are for the tests, which start them by themselves: Debian asks this file before it starts one.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+    "${as_root[@]}" chmod 755 "$policy"
+    trap '"${as_root[@]}" rm -f "$policy"' EXIT
+fi
 "${as_root[@]}" apt-get update -q </dev/null
 "${as_root[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}" </dev/null

@@ -18,6 +18,7 @@ cleanup() {
     for pid in "${pids[@]}"; do
         # A server of several processes is a group of its own.
         kill -KILL -- "-$pid" 2>/dev/null || kill -KILL "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
     done
     rm -rf "$work"
 }
@@ -89,7 +90,7 @@ wait_for_port() {
 # stop SIGNAL: ends the program within half a minute; returns its exit status.
 stop() {
     local status=0 i
-    kill "-$1" "$server"
+    kill "-$1" "$server" 2>/dev/null || true
     for i in $(seq 300); do
         kill -0 "$server" 2>/dev/null || break
         sleep 0.1
