@@ -31,7 +31,7 @@ SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/*.sh tests
 # In a test of the staged library, PREFIX says where it is and pkg-config finds it.
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
-.PHONY: all build help stage install uninstall demo test bench header lint clean deps FORCE \
+.PHONY: all build help stage install uninstall demo test bench bench-preload header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
 	test-interop test-selftest test-programs test-referee test-conformance conformance miri asan tsan fuzz fuzz-corpus
 .DELETE_ON_ERROR:
@@ -49,6 +49,7 @@ help:
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
+	@echo 'make bench-preload  what the preload library costs programs without TLS'
 	@echo 'make conformance  run the tests and write docs/conformance.md from what they say'
 	@echo 'make header     refresh include/uktls.h from src/capi'
 	@echo 'make miri, asan, tsan   the same Rust tests under a checker (nightly Rust)'
@@ -146,6 +147,11 @@ demo:
 
 bench:
 	$(CARGO) run --release -p uktls-bench -- $(ARGS)
+
+# What the preload library costs where there is no TLS.
+bench-preload: stage
+	@$(CC) -O2 -Wall -Wextra -o $(BUILD)/calls bench/preload/calls.c
+	bench/preload/run.py $(BUILD)/calls $(STAGE)/lib/libuktls_preload.so
 
 header:
 	UKTLS_BLESS=1 $(CARGO) test -q --test header
