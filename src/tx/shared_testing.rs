@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::testing::{End, FILE_LEN, Setup, flags};
+use super::testing::{End, FILE_LEN, Setup, flags, flush};
 use super::*;
 use crate::aead::RecordOpener;
 use crate::crypto_info::CryptoInfo;
@@ -183,7 +183,7 @@ pub(super) fn run(
     }
     all.room(usize::MAX);
     for connection in &all.alive {
-        connection.flush(None).unwrap();
+        flush(connection);
     }
     for connection in &all.alive {
         assert_eq!(connection.pending(), 0);

@@ -210,9 +210,7 @@ impl Setup {
     /// Everything out, then the wire as (type, bytes) records.
     pub(super) fn finish(self) -> Vec<(u8, Vec<u8>)> {
         self.sys.socket().room = usize::MAX;
-        self.connection
-            .flush(Some(Duration::from_secs(20)))
-            .unwrap();
+        flush(&self.connection);
         assert_eq!(self.connection.pending(), 0);
         self.opened(true)
     }
@@ -265,6 +263,16 @@ impl Setup {
             rest = behind;
         }
         records
+    }
+}
+
+/// Everything out. libFuzzer's own timer interrupts a wait now and then.
+pub(super) fn flush(connection: &Arc<Connection>) {
+    loop {
+        match connection.flush(Some(Duration::from_secs(20))) {
+            Err(Error::Interrupted) => {}
+            done => return done.unwrap(),
+        }
     }
 }
 
