@@ -14,7 +14,6 @@ use std::sync::{MutexGuard, Once};
 use crate::engine::buffer;
 use crate::registry;
 use crate::rx::window;
-use crate::stats::STATS;
 use crate::sys::{fork_guard, secret};
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
@@ -66,7 +65,7 @@ extern "C" fn in_child() {
         core::mem::forget(connection);
     }
     fork_guard::new_epoch();
-    STATS.clear();
+    registry::forget_published();
     WRITTEN.store(false, Ordering::Relaxed);
     registry::reset_in_child();
     // What a panic leaves out is refused.
@@ -88,6 +87,7 @@ extern "C" fn at_exit() {
         registry::drain_all();
         if !WRITTEN.swap(true, Ordering::Relaxed) {
             crate::stats::append_to_file(&registry::config());
+            registry::unpublish();
         }
     });
     // A panic must not cross into the C library; there is nobody left to tell.

@@ -4,9 +4,10 @@
 #![forbid(unsafe_code)]
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::sys::kept::Kept;
+use crate::sys::segment::Page;
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -40,14 +41,18 @@ impl Counter {
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The counters of this process.
+        /// The counters of this process, in the order in which they lie in [`Segment`].
         #[derive(Debug, Default)]
+        #[repr(C)]
         pub struct Stats { $($(#[$doc])* pub $name: Counter,)* }
 
         impl Stats {
             const fn new() -> Self {
                 Stats { $($name: Counter(AtomicU64::new(0)),)* }
             }
+            /// The names of the counters.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
             /// Every counter back to zero.
             pub(crate) fn clear(&self) {
                 $(self.$name.clear();)*
@@ -113,12 +118,70 @@ stats! {
     sealed_threads,
     /// Sockets that the preload library left to their program.
     declined,
+    /// Of those, because the TLS library writes by functions of the program.
+    declined_own_bio,
+    /// Of those, because the C library has a stream for them.
+    declined_stream,
     /// Connections that broke: by the network, by a failed seal, by a caught panic.
     errors,
 }
 
+/// What a process shows to others of its user: a file in `/dev/shm`, named by [`Segment::file_name`].
+#[derive(Debug)]
+#[repr(C)]
+pub struct Segment {
+    /// [`Segment::MAGIC`]; 0 before the process is known to others.
+    pub magic: AtomicU64,
+    /// [`Segment::VERSION`]: what the rest looks like.
+    pub version: AtomicU32,
+    /// The process.
+    pub pid: AtomicU32,
+    /// When it began, as `/proc/PID/stat` has it: tells it from another one with the same id.
+    pub start: AtomicU64,
+    /// The program's name as the kernel knows it, up to 15 bytes and NULs.
+    pub program: [AtomicU8; 16],
+    stats: Stats,
+}
+
+impl Segment {
+    /// "uktlsCNT".
+    pub const MAGIC: u64 = u64::from_be_bytes(*b"uktlsCNT");
+    /// Rises when the layout changes.
+    pub const VERSION: u32 = 1;
+    /// Bytes in front of the counters, which are 8 bytes each, in the order of [`Stats::NAMES`].
+    pub const HEAD_LEN: usize = 40;
+    /// The whole file.
+    pub const LEN: usize = 4096;
+    /// The directory of the files.
+    pub const DIRECTORY: &'static str = "/dev/shm";
+
+    /// The name of the file of a process, without its directory.
+    #[must_use]
+    pub fn file_name(pid: u32, start: u64) -> String {
+        format!("uktls-{pid}-{start}")
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(Segment, stats) == Segment::HEAD_LEN);
+const _: () = assert!(core::mem::size_of::<Page<Segment>>() == Segment::LEN);
+
+impl core::ops::Deref for Segment {
+    type Target = Stats;
+
+    fn deref(&self) -> &Stats {
+        &self.stats
+    }
+}
+
 /// The counters.
-pub static STATS: Stats = Stats::new();
+pub static STATS: Page<Segment> = Page::new(Segment {
+    magic: AtomicU64::new(0),
+    version: AtomicU32::new(0),
+    pid: AtomicU32::new(0),
+    start: AtomicU64::new(0),
+    program: [const { AtomicU8::new(0) }; 16],
+    stats: Stats::new(),
+});
 
 /// Appends one JSON line with the counters to the file of `UKTLS_STATS_FILE`, if one is set. A file
 /// that cannot be written, or a full disk, is reported once on standard error and changes nothing

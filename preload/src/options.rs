@@ -7,7 +7,7 @@ use uktls::capi::{self, guard::guard};
 use uktls::config::Mode;
 use uktls::error::Error;
 use uktls::registry;
-use uktls::stats::STATS;
+use uktls::stats::{Counter, STATS};
 use uktls::sys::abi::{SOL_TCP, SOL_TLS, TCP_ULP, TLS_RX, TLS_TX};
 use uktls::sys::net;
 
@@ -44,9 +44,11 @@ pub unsafe extern "C" fn uktls_preload_setsockopt(
     };
     if sets_keys
         && !has_keys(fd)
-        && let Some(reason) = reason(decline)
+        && let Some((counter, reason)) = reason(decline)
     {
+        registry::publish();
         STATS.declined.add(1);
+        counter.add(1);
         log::info!("descriptor {fd}: left to its program: {reason}");
         return guard(fd, || Err(Error::Os(Errno::NOPROTOOPT)));
     }
@@ -89,11 +91,17 @@ pub unsafe extern "C" fn uktls_preload_getsockopt(
     unsafe { capi::tls_getsockopt(fd, level, name, value, len) }
 }
 
-fn reason(decline: c_int) -> Option<&'static str> {
+fn reason(decline: c_int) -> Option<(&'static Counter, &'static str)> {
     match decline {
         0 => None,
-        1 => Some("the TLS library writes by functions of the program"),
-        _ => Some("the C library has a stream for it (fdopen)"),
+        1 => Some((
+            &STATS.declined_own_bio,
+            "the TLS library writes by functions of the program",
+        )),
+        _ => Some((
+            &STATS.declined_stream,
+            "the C library has a stream for it (fdopen)",
+        )),
     }
 }
 

@@ -58,6 +58,7 @@ pub extern "C" fn uktls_preload_before_exec() {
     guard_infallible((), || registry::numbers().for_each(close_on_exec));
     if !uktls_preload_in_vfork() {
         guard_infallible((), registry::drain_all);
+        guard_infallible((), registry::unpublish);
     }
 }
 

@@ -50,6 +50,9 @@ pub(crate) fn adopt_in_child(parent: u64, index: &mut Index) {
         let mut parents = PARENTS.lock().unwrap_or_else(PoisonError::into_inner);
         parents.push(theirs);
     }
+    if !adopted.is_empty() {
+        super::publish();
+    }
 }
 
 /// Stands for pool and worker in a connection that a child has from its parent: most children never

@@ -9,6 +9,7 @@ mod drain;
 mod duplicates;
 mod family;
 mod poll;
+mod publish;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ use crate::worker::Worker;
 pub use drain::drain_all;
 pub(crate) use family::{adopt_in_child, share_all};
 pub use poll::poll;
+pub(crate) use publish::reset_in_child as forget_published;
+pub use publish::{publish, start_of, unpublish};
 pub use socket::{Direction, Socket};
 
 use drain::drain_one;
@@ -143,6 +146,8 @@ fn install(fd: RawFd, socket: Arc<Socket>) -> Result<()> {
         index.insert(identity, Arc::downgrade(&socket));
     }
     socket.known_by(fd);
+    // The first time only; others must not count until it is done.
+    publish();
     let before = slot.swap(Some(socket));
     marks::set(fd, marks::TLS);
     drop(index);

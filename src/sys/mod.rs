@@ -12,5 +12,6 @@ pub mod receive;
 pub mod robust;
 pub mod scatter;
 pub mod secret;
+pub mod segment;
 pub mod shared;
 pub mod thread;
