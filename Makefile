@@ -4,8 +4,10 @@ CARGO    ?= cargo
 CC       ?= cc
 PREFIX   ?= /usr/local
 LIBDIR   ?= $(PREFIX)/lib
+BINDIR   ?= $(PREFIX)/bin
 INCDIR   ?= $(PREFIX)/include
 MANDIR   ?= $(PREFIX)/share/man
+DATADIR  ?= $(PREFIX)/share
 DOCDIR   ?= $(PREFIX)/share/doc/uktls
 DESTDIR  ?=
 
@@ -21,6 +23,7 @@ ARCHIVE  := $(TARGET)/release/libuktls.a
 # What `rustc --print native-static-libs` names, less libgcc and libc, which every C compiler adds.
 LIBS_PRIVATE := -lutil -lrt -lpthread -lm -ldl
 
+MAN1     := $(wildcard docs/man/*.1)
 MAN3     := $(wildcard docs/man/*.3)
 MAN7     := $(wildcard docs/man/*.7)
 # The others are one .so line, which is resolved only where the pages are installed.
@@ -58,7 +61,7 @@ help:
 
 # --- build -----------------------------------------------------------------------------------
 
-build: $(BUILD)/lib/libuktls_preload.so $(BUILD)/lib/$(SHARED) $(BUILD)/lib/libuktls.a $(BUILD)/lib/pkgconfig/uktls.pc
+build: $(BUILD)/bin/uktls $(BUILD)/lib/libuktls_preload.so $(BUILD)/lib/$(SHARED) $(BUILD)/lib/libuktls.a $(BUILD)/lib/pkgconfig/uktls.pc
 
 $(ARCHIVE): FORCE
 	$(CARGO) rustc --release --lib --crate-type staticlib
@@ -96,6 +99,15 @@ $(BUILD)/lib/libuktls_preload.so: $(PRELOAD_ARCHIVE) $(BUILD)/preload.map
 	  -Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs -Wl,--gc-sections \
 	  -Wl,--whole-archive $< -Wl,--no-whole-archive -Wl,--as-needed $(LIBS_PRIVATE)
 
+# Knows where it is going to be installed, to find the preload library there.
+COMMAND := $(TARGET)/release/uktls
+$(COMMAND): FORCE
+	UKTLS_LIBDIR='$(LIBDIR)' $(CARGO) build --release -p uktls-cli
+
+$(BUILD)/bin/uktls: $(COMMAND)
+	@mkdir -p $(@D)
+	cp $< $@
+
 # $(call pc,PREFIX,LIBDIR,INCDIR)
 pc = sed -e 's|@PREFIX@|$(1)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS_PRIVATE@|$(LIBS_PRIVATE)|' \
 	-e 's|@LIBDIR@|$(patsubst $(1)/%,$${exec_prefix}/%,$(2))|' \
@@ -107,6 +119,9 @@ $(BUILD)/lib/pkgconfig/uktls.pc: pkgconfig/uktls.pc.in Cargo.toml Makefile
 
 # --- install ---------------------------------------------------------------------------------
 
+# For bash, zsh and fish, in this order.
+COMPLETIONS := bash-completion/completions/uktls zsh/site-functions/_uktls fish/vendor_completions.d/uktls.fish
+
 # Does not build, so that `sudo make install` runs no compiler as root.
 install:
 	@test -f $(BUILD)/lib/$(SHARED) || { echo 'nothing to install: run `make` first' >&2; exit 1; }
@@ -117,6 +132,13 @@ install:
 	@ln -sf $(SHARED) '$(DESTDIR)$(LIBDIR)/$(SONAME)'
 	@ln -sf $(SONAME) '$(DESTDIR)$(LIBDIR)/libuktls.so'
 	@install -m 755 $(BUILD)/lib/libuktls_preload.so '$(DESTDIR)$(LIBDIR)/'
+	@install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(MANDIR)/man1' $(patsubst %,'$(DESTDIR)$(DATADIR)/%',$(dir $(COMPLETIONS)))
+	@install -m 755 $(BUILD)/bin/uktls '$(DESTDIR)$(BINDIR)/'
+	@install -m 644 $(MAN1) '$(DESTDIR)$(MANDIR)/man1/'
+	@$(BUILD)/bin/uktls completions bash > '$(DESTDIR)$(DATADIR)/$(word 1,$(COMPLETIONS))'
+	@$(BUILD)/bin/uktls completions zsh > '$(DESTDIR)$(DATADIR)/$(word 2,$(COMPLETIONS))'
+	@$(BUILD)/bin/uktls completions fish > '$(DESTDIR)$(DATADIR)/$(word 3,$(COMPLETIONS))'
+	@chmod 644 $(patsubst %,'$(DESTDIR)$(DATADIR)/%',$(COMPLETIONS))
 	@install -m 644 $(BUILD)/lib/libuktls.a '$(DESTDIR)$(LIBDIR)/'
 	@install -m 644 include/uktls.h '$(DESTDIR)$(INCDIR)/'
 	@$(call pc,$(PREFIX),$(LIBDIR),$(INCDIR)) > '$(DESTDIR)$(LIBDIR)/pkgconfig/uktls.pc'
@@ -128,7 +150,8 @@ install:
 uninstall:
 	@echo 'removing from $(DESTDIR)$(PREFIX)'
 	@rm -f $(patsubst %,'$(DESTDIR)$(LIBDIR)/%',$(SHARED) $(SONAME) libuktls.so libuktls.a libuktls_preload.so pkgconfig/uktls.pc) \
-	  '$(DESTDIR)$(INCDIR)/uktls.h' \
+	  '$(DESTDIR)$(INCDIR)/uktls.h' '$(DESTDIR)$(BINDIR)/uktls' $(patsubst %,'$(DESTDIR)$(DATADIR)/%',$(COMPLETIONS)) \
+	  $(patsubst docs/man/%,'$(DESTDIR)$(MANDIR)/man1/%',$(MAN1)) \
 	  $(patsubst docs/man/%,'$(DESTDIR)$(MANDIR)/man3/%',$(MAN3)) \
 	  $(patsubst docs/man/%,'$(DESTDIR)$(MANDIR)/man7/%',$(MAN7))
 	@rm -rf '$(DESTDIR)$(DOCDIR)'
@@ -136,7 +159,7 @@ uninstall:
 stage: build
 	@rm -rf $(STAGE)
 	@$(MAKE) --no-print-directory install PREFIX=$(STAGE) LIBDIR=$(STAGE)/lib \
-	  INCDIR=$(STAGE)/include MANDIR=$(STAGE)/share/man DOCDIR=$(STAGE)/share/doc/uktls DESTDIR=
+	  INCDIR=$(STAGE)/include BINDIR=$(STAGE)/bin DATADIR=$(STAGE)/share MANDIR=$(STAGE)/share/man DOCDIR=$(STAGE)/share/doc/uktls DESTDIR=
 
 # --- use -------------------------------------------------------------------------------------
 
@@ -175,7 +198,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-interop
 	@$(MAKE) --no-print-directory test-selftest
-	$(STAGED) tests/programs/run.sh nginx openssl python
+	$(STAGED) tests/programs/run.sh uktls nginx openssl python
 	@echo 'make test: all passed'
 
 # The page against the tests that there are; `make conformance` runs them and writes the page.
@@ -229,7 +252,7 @@ test-selftest:
 test-programs:
 	scripts/install-deps.sh programs
 	@$(MAKE) --no-print-directory stage
-	$(STAGED) tests/programs/run.sh nginx openssl python redis servers clients declined
+	$(STAGED) tests/programs/run.sh uktls nginx openssl python redis servers clients declined
 
 # The kernel's own kTLS, in an emulated machine, as the judge. By itself: it wants QEMU and a kernel
 # from the distribution, and two minutes.
