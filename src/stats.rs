@@ -6,6 +6,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::sys::fork_guard;
 use crate::sys::kept::Kept;
 use crate::sys::segment::Page;
 
@@ -36,6 +37,31 @@ impl Counter {
     /// Back to zero: a forked child counts anew.
     pub(crate) fn clear(&self) {
         self.0.store(0, Relaxed);
+    }
+}
+
+/// One more of what a counter counts now, for as long as this lives.
+#[derive(Debug)]
+pub struct Current {
+    counter: &'static Counter,
+    epoch: u64,
+}
+
+impl Current {
+    /// Counts it.
+    pub fn new(counter: &'static Counter) -> Current {
+        counter.add(1);
+        let epoch = fork_guard::epoch();
+        Current { counter, epoch }
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        // The child of a raw `clone` has copies of its parent's, and may have its parent's counters.
+        if self.epoch == fork_guard::epoch() {
+            self.counter.sub(1);
+        }
     }
 }
 

@@ -45,7 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["engine", "aead"]),
     // Their files must be out of the program's way.
     ("logging", &["sys::kept"]),
-    ("stats", &["sys::kept", "sys::segment"]),
+    ("stats", &["sys::fork_guard", "sys::kept", "sys::segment"]),
 ];
 const OPEN_ROOMS: &[&str] = &["sync", "error", "config", "stats", "logging"];
 

@@ -43,7 +43,7 @@ use rustix::io::Errno;
 use crate::aead::{Choice, Cipher, Provider, TrafficKeys};
 use crate::error::{PendingError, Result};
 use crate::record::{RecordNumber, Version};
-use crate::stats::STATS;
+use crate::stats::{Current, STATS};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::receive::Receive;
 
@@ -72,6 +72,7 @@ pub struct Receiver {
     joint: OnceLock<Box<Joint>>,
     records: AtomicU64,
     bytes: AtomicU64,
+    _counted: Current,
 }
 
 /// What `uktls_get_info` reports of the direction.
@@ -161,7 +162,6 @@ impl Receiver {
     ) -> Result<Arc<Receiver>> {
         let suite = (keys.version, keys.cipher);
         let records = Records::new(keys, choice)?;
-        STATS.curr_rx_sw.add(1);
         Ok(Arc::new(Receiver {
             sys,
             fd: AtomicI32::new(fd),
@@ -175,6 +175,7 @@ impl Receiver {
             joint: OnceLock::new(),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            _counted: Current::new(&STATS.curr_rx_sw),
         }))
     }
 
@@ -353,12 +354,6 @@ impl Entered<'_> {
 
     fn settle(&mut self) {
         self.records.settle(&mut self.io);
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        STATS.curr_rx_sw.sub(1);
     }
 }
 

@@ -53,7 +53,7 @@ use crate::aead::{Choice, Cipher, RecordSealer, TrafficKeys};
 use crate::engine::{Engine, Kind};
 use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumber, RecordNumbers, Version};
-use crate::stats::STATS;
+use crate::stats::{Current, STATS};
 use crate::sync::{Event, Mutex, MutexGuard, lock, try_lock};
 use crate::sys::kept::Kept;
 use crate::sys::net::Sys;
@@ -139,6 +139,7 @@ pub struct Connection {
     /// Attempts of this process to change the keys, for the statistics.
     rekeys_ok: AtomicU32,
     rekeys_refused: AtomicU32,
+    _counted: Current,
 }
 
 /// What is known of the stream without a lock.
@@ -234,7 +235,6 @@ impl Connection {
         sender: Option<Mutex<Sender>>,
         pending: Arc<PendingError>,
     ) -> Connection {
-        STATS.curr_tx_sw.add(1);
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         Connection {
             shared,
@@ -257,6 +257,7 @@ impl Connection {
             watched: AtomicBool::new(false),
             rekeys_ok: AtomicU32::new(0),
             rekeys_refused: AtomicU32::new(0),
+            _counted: Current::new(&STATS.curr_tx_sw),
         }
     }
 
@@ -539,12 +540,6 @@ impl Connection {
         if self.is(bits) {
             self.state.fetch_and(!bits, Ordering::AcqRel);
         }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        STATS.curr_tx_sw.sub(1);
     }
 }
 
