@@ -24,6 +24,8 @@ int close(int fd)
     return -1;
 }
 
+TWIN(__close, close);
+
 int close_range(unsigned first, unsigned last, int flags)
 {
     bool closes = (flags & CLOSE_RANGE_CLOEXEC) == 0 && first <= last && !uktls_preload_in_vfork();
@@ -102,6 +104,8 @@ int dup2(int old, int new_fd)
     return duplicate_over((struct over){.old = old, .new_fd = new_fd});
 }
 
+TWIN(__dup2, dup2);
+
 int dup3(int old, int new_fd, int flags)
 {
     return duplicate_over((struct over){.old = old, .new_fd = new_fd, .flags = flags, .is_dup3 = true});
@@ -153,3 +157,5 @@ int connect(int fd, const struct sockaddr *address, socklen_t len)
     }
     return NEXT(connect)(fd, address, len);
 }
+
+TWIN(__connect, connect);

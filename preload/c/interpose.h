@@ -48,6 +48,13 @@ static inline void *next_of(enum next_name name)
 
 #define NEXT(name) ((__typeof__(&name))next_of(NEXT_##name))
 
+/* Another name of the same function: the C library has a few, and each would be a way around the keys. */
+#if __has_attribute(copy)
+#define TWIN(name, of) extern __typeof__(of) name __attribute__((copy(of), alias(#of)))
+#else
+#define TWIN(name, of) extern __typeof__(of) name __attribute__((alias(#of)))
+#endif
+
 /* Where the last bytes of a descriptor were written from: tells whether a TLS library writes by itself
  * or through functions of the program, which the library's own kTLS calls would not go through. */
 extern const void *uktls_last_writer[MARKS];

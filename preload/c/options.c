@@ -72,6 +72,8 @@ int fcntl(int fd, int command, ...)
     return control(fd, command, argument, NEXT(fcntl));
 }
 
+TWIN(__fcntl, fcntl);
+
 int fcntl64(int fd, int command, ...)
 {
     va_list arguments;

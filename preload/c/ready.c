@@ -24,6 +24,8 @@ int poll(struct pollfd *fds, nfds_t n, int timeout_ms)
     return uktls_preload_poll(fds, n, timeout_ms < 0 ? NULL : &timeout, NULL);
 }
 
+TWIN(__poll, poll);
+
 int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
     if (LIKELY(n >= MARKS || !has_tls(fds, n)))
@@ -138,6 +140,8 @@ int select(int n, fd_set *in, fd_set *out, fd_set *other, struct timeval *timeou
     timeout->tv_usec = left % 1000000;
     return result;
 }
+
+TWIN(__select, select);
 
 int pselect(int n, fd_set *in, fd_set *out, fd_set *other, const struct timespec *timeout, const sigset_t *mask)
 {

@@ -13,6 +13,8 @@ ssize_t read(int fd, void *data, size_t len)
     return NEXT(read)(fd, data, len);
 }
 
+TWIN(__read, read);
+
 /* The fortified twins are for buffers whose size the compiler knows: the next one checks it. */
 ssize_t __read_chk(int fd, void *data, size_t len, size_t room);
 ssize_t __read_chk(int fd, void *data, size_t len, size_t room)
@@ -147,6 +149,8 @@ ssize_t preadv2(int fd, const struct iovec *iov, int n, off64_t offset, int flag
     }
     return NEXT(preadv2)(fd, iov, n, offset, flags);
 }
+
+TWIN(preadv64v2, preadv2);
 
 /* The kernel counts ciphertext (RX-46), but not what is out of its queue already. */
 int ioctl(int fd, unsigned long request, ...)

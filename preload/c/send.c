@@ -15,6 +15,8 @@ ssize_t write(int fd, const void *data, size_t len)
     return NEXT(write)(fd, data, len);
 }
 
+TWIN(__write, write);
+
 ssize_t send(int fd, const void *data, size_t len, int flags)
 {
     NOTE_WRITER(fd);
@@ -22,6 +24,8 @@ ssize_t send(int fd, const void *data, size_t len, int flags)
         TLS_CALL(fd, uktls_preload_send(fd, data, len, flags), NEXT(send)(fd, data, len, flags));
     return NEXT(send)(fd, data, len, flags);
 }
+
+TWIN(__send, send);
 
 /* The address of a connected socket is not looked at. */
 ssize_t sendto(int fd, const void *data, size_t len, int flags, const struct sockaddr *to, socklen_t to_len)
@@ -123,6 +127,8 @@ ssize_t pwritev2(int fd, const struct iovec *iov, int n, off64_t offset, int fla
     }
     return NEXT(pwritev2)(fd, iov, n, offset, flags);
 }
+
+TWIN(pwritev64v2, pwritev2);
 
 ssize_t sendfile(int out, int in, off_t *offset, size_t count)
 {

@@ -77,6 +77,8 @@ FILE *fdopen(int fd, const char *mode)
     return cookie->stream;
 }
 
+TWIN(_IO_fdopen, fdopen);
+
 static int number_of(FILE *stream)
 {
     int fd = -1;
@@ -133,6 +135,8 @@ int fclose(FILE *stream)
     errno = saved;
     return fd >= 0 ? uktls_preload_close_by(fd, close_stream, stream) : NEXT(fclose)(stream);
 }
+
+TWIN(_IO_fclose, fclose);
 
 FILE *freopen(const char *path, const char *mode, FILE *stream)
 {
