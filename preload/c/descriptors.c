@@ -7,8 +7,8 @@
 
 #include "interpose.h"
 
-#ifndef CLOSE_RANGE_CLOEXEC
-#define CLOSE_RANGE_CLOEXEC 4
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2
 #endif
 
 int close(int fd)
@@ -28,7 +28,8 @@ TWIN(__close, close);
 
 int close_range(unsigned first, unsigned last, int flags)
 {
-    bool closes = (flags & CLOSE_RANGE_CLOEXEC) == 0 && first <= last && !uktls_preload_in_vfork();
+    /* With other flags it marks them only, or is wrong: either is the kernel's to say. */
+    bool closes = (flags & ~CLOSE_RANGE_UNSHARE) == 0 && first <= last && !uktls_preload_in_vfork();
     unsigned from = first;
 
     /* In pieces, around the descriptors of the library's own. */

@@ -72,10 +72,14 @@ pub extern "C" fn uktls_preload_reused(fd: c_int) {
     }
 }
 
-/// Whether `fd` is the socket that its state was made for.
+/// Whether `fd` is the socket that its state was made for. The child of a vfork has something else under
+/// a number without that the parent has: the state stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_verify(fd: c_int) -> bool {
-    guard_infallible(true, || registry::verify(fd))
+    guard_infallible(true, || match process::uktls_preload_in_vfork() {
+        true => registry::is_same(fd),
+        false => registry::verify(fd),
+    })
 }
 
 fn last_error() -> Error {

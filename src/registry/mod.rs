@@ -254,12 +254,15 @@ pub fn duplicated(old: RawFd, new: RawFd) -> Result<()> {
     install(new, socket)
 }
 
-/// Whether the number `fd` still is the socket that its state was made for. If the program has closed
-/// it behind our back and the number came back as something else, the state is taken off.
+/// Whether the number `fd` still is the socket that its state was made for.
+pub fn is_same(fd: RawFd) -> bool {
+    entry(fd).is_ok_and(|found| found.socket().identity() == fork_guard::identity(fd))
+}
+
+/// As [`is_same`]. If the program has closed the socket behind our back and the number came back as
+/// something else, the state is taken off.
 pub fn verify(fd: RawFd) -> bool {
-    let Ok(found) = entry(fd) else { return false };
-    let is_same = found.socket().identity() == fork_guard::identity(fd);
-    drop(found);
+    let is_same = is_same(fd);
     if !is_same {
         detach(fd);
     }
