@@ -36,7 +36,8 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-interop test-selftest test-programs test-referee test-conformance conformance miri asan tsan fuzz fuzz-corpus
+	test-preload test-interop test-selftest test-programs test-referee test-conformance conformance miri asan tsan \
+	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
 all: build
@@ -196,6 +197,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-install
 	@$(MAKE) --no-print-directory test-c
 	@$(MAKE) --no-print-directory test-valgrind
+	@$(MAKE) --no-print-directory test-preload
 	@$(MAKE) --no-print-directory test-interop
 	@$(MAKE) --no-print-directory test-selftest
 	$(STAGED) tests/programs/run.sh uktls nginx openssl python
@@ -240,6 +242,11 @@ test-c:
 
 test-valgrind:
 	$(STAGED) $(MAKE) --no-print-directory -C c-tests valgrind
+
+# Against the staged preload library; its programs call the C library only.
+test-preload:
+	c-tests/preload/symbols.sh $(STAGE)/lib/libuktls_preload.so
+	@$(MAKE) --no-print-directory -C c-tests/preload check PRELOAD=$(STAGE)/lib/libuktls_preload.so
 
 test-interop:
 	$(STAGED) tests/interop/run.sh
