@@ -138,10 +138,20 @@ int fclose(FILE *stream)
 
 TWIN(_IO_fclose, fclose);
 
+/* A stream of ours cannot become a file's: as for any reason to fail, it is closed. */
+static FILE *cannot_reopen(FILE *stream)
+{
+    if (NEXT(fclose)(stream) == 0)
+        errno = EOPNOTSUPP;
+    return NULL;
+}
+
 FILE *freopen(const char *path, const char *mode, FILE *stream)
 {
     int fd = plain_number_of(stream);
 
+    if (UNLIKELY(number_of(stream) >= 0))
+        return cannot_reopen(stream);
     if (fd >= 0)
         uktls_preload_reused(fd);
     return NEXT(freopen)(path, mode, stream);
@@ -151,6 +161,8 @@ FILE *freopen64(const char *path, const char *mode, FILE *stream)
 {
     int fd = plain_number_of(stream);
 
+    if (UNLIKELY(number_of(stream) >= 0))
+        return cannot_reopen(stream);
     if (fd >= 0)
         uktls_preload_reused(fd);
     return NEXT(freopen64)(path, mode, stream);
