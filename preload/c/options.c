@@ -53,8 +53,12 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 
 static int control(int fd, int command, void *argument, int (*next)(int, int, ...))
 {
-    int result = next(fd, command, argument);
+    int result;
 
+    /* Another program would send in the clear: the socket stays closed to it. */
+    if (command == F_SETFD && is_tls(fd) && uktls_preload_verify(fd))
+        argument = (void *)((uintptr_t)argument | FD_CLOEXEC);
+    result = next(fd, command, argument);
     if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && result >= 0 && (is_tls(fd) || mark_of(result)))
         uktls_preload_duplicated(fd, result);
     return result;

@@ -1,4 +1,5 @@
 /* The end of a process, and of its program: what was accepted goes out first (design rule 3). */
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -101,4 +102,11 @@ int execle(const char *path, const char *first, ...)
 
     COLLECT(first, environment = va_arg(list_, char *const *););
     return execve(path, arguments, environment);
+}
+
+/* Its dup2 is one of the C library's own, and takes the flag off by which a TLS socket is closed to the next
+ * program. */
+int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int new_fd)
+{
+    return is_tls(fd) ? EOPNOTSUPP : NEXT(posix_spawn_file_actions_adddup2)(actions, fd, new_fd);
 }

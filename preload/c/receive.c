@@ -152,7 +152,8 @@ ssize_t preadv2(int fd, const struct iovec *iov, int n, off64_t offset, int flag
 
 TWIN(preadv64v2, preadv2);
 
-/* The kernel counts ciphertext (RX-46), but not what is out of its queue already. */
+/* The kernel counts ciphertext (RX-46), but not what is out of its queue already. FIONCLEX is refused as in
+ * fcntl(F_SETFD). */
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list arguments;
@@ -162,6 +163,8 @@ int ioctl(int fd, unsigned long request, ...)
     va_start(arguments, request);
     argument = va_arg(arguments, void *);
     va_end(arguments);
+    if (request == FIONCLEX && is_tls(fd) && uktls_preload_verify(fd))
+        request = FIOCLEX;
     result = NEXT(ioctl)(fd, request, argument);
     if (is_tls(fd) && request == FIONREAD && result == 0 && *(int *)argument == 0 && uktls_preload_holds_data(fd))
         *(int *)argument = 1;

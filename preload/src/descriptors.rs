@@ -57,9 +57,12 @@ pub extern "C" fn uktls_preload_duplicated(old: c_int, new: c_int) {
         if registry::is_ours(new) {
             registry::detach(new);
         }
-        if registry::is_ours(old) && registry::duplicated(old, new).is_err() {
-            // It would be a way around the keys.
-            log::warn!("descriptor {new}: a duplicate that cannot be followed");
+        if registry::is_ours(old) {
+            process::close_on_exec(new);
+            if registry::duplicated(old, new).is_err() {
+                // It would be a way around the keys.
+                log::warn!("descriptor {new}: a duplicate that cannot be followed");
+            }
         }
     });
 }

@@ -55,7 +55,9 @@ pub extern "C" fn uktls_preload_before_exec() {
     if PID.load(Ordering::Relaxed) == 0 {
         return;
     }
-    guard_infallible((), || registry::numbers().for_each(close_on_exec));
+    // The child of a vfork may have put something else there, for its program.
+    let ours = || registry::numbers().filter(|fd| registry::is_same(*fd));
+    guard_infallible((), || ours().for_each(close_on_exec));
     if !uktls_preload_in_vfork() {
         guard_infallible((), registry::drain_all);
         guard_infallible((), registry::unpublish);
