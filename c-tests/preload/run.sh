@@ -6,6 +6,8 @@ set -euo pipefail
 library=$1 engines=$2
 shift 2
 [ $# -gt 0 ] || { echo 'c-tests/preload: no programs' >&2; exit 1; }
+# How long a process waits at its end for a reader that does not read.
+export UKTLS_LINGER_MS=2000
 for program in "$@"; do
     for engine in $engines; do
         echo "c-tests: $program with engine $engine"
