@@ -36,6 +36,26 @@ static void test_duplicates_are_the_same_connection(void **state)
     assert_ok(close(fd[1]));
 }
 
+/* What waited for room under a number that is closed goes out under the other one. */
+static void test_a_copy_takes_over_what_waits(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    struct receiver receiver;
+    int fd[2];
+    tls_pair(fd, &keys, &receiver);
+    uint64_t sent = fill_socket(fd[0], 0, 10000);
+    int copy = dup(fd[0]);
+    assert_true(copy >= 0);
+    assert_ok(close(fd[0]));
+    expect_bytes(&receiver, sent);
+    assert_returns(write(copy, pattern(sent, 10), 10), 10);
+    expect_bytes(&receiver, sent + 10);
+    assert_ok(close(copy));
+    expect_end(&receiver);
+    assert_ok(close(fd[1]));
+}
+
 /* What was accepted for the socket that a duplicate takes the place of goes out. */
 static void test_dup_over_a_socket_drains_it(void **state)
 {
@@ -426,6 +446,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_duplicates_are_the_same_connection),
+        cmocka_unit_test(test_a_copy_takes_over_what_waits),
         cmocka_unit_test(test_dup_over_a_socket_drains_it),
         cmocka_unit_test(test_failing_dup_changes_nothing),
         cmocka_unit_test(test_a_number_closed_behind_our_back_is_plain_again),

@@ -301,6 +301,10 @@ impl Connection {
     /// Writes go to the descriptor `fd` from now on, another one of the same socket.
     pub fn move_to(self: &Arc<Self>, fd: RawFd) {
         self.unwritten(|| self.renumber(fd));
+        // Nobody is told of room under the old number any more.
+        if fd >= 0 && self.pending() > 0 {
+            self.transmit(By::Worker, true);
+        }
     }
 
     /// Does something to the descriptor while nobody in this process writes to it.
@@ -412,11 +416,6 @@ pub struct AtRest<'a> {
 }
 
 impl AtRest<'_> {
-    /// Writes go to the descriptor `fd` from now on; -1: none.
-    pub fn move_to(&self, fd: RawFd) {
-        self.connection.move_to(fd);
-    }
-
     /// The socket is closed: calls that have waited find no descriptor.
     pub fn close(self) {
         self.connection.unwritten(|| {
