@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * Servers that give up their rights, and their view of the file system, after the library was loaded.
+ */
+#include "preload.h"
+
+#include <grp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+/* Keys, a full socket, a close: what needs the worker and the pool. */
+static int serves(void)
+{
+    struct keys keys = tls12_keys();
+    struct receiver *receiver = malloc(sizeof *receiver);
+    int fd[2];
+    tcp_pair(fd);
+    CHILD_CHECK(tls_tx_init(fd[0], keys.info, keys.len) == 0);
+    CHILD_CHECK(tls_rx_init(fd[0], keys.info, keys.len) == 0);
+    receiver_init(receiver, fd[1], &keys);
+    CHILD_CHECK(write(fd[0], pattern(0, 100), 100) == 100);
+    CHILD_CHECK(fcntl(fd[0], F_SETFL, O_NONBLOCK) == 0);
+    uint64_t sent = 100 + fill_socket(fd[0], 100, 10000);
+    int copy = dup(fd[0]);
+    CHILD_CHECK(close(fd[0]) == 0);
+    while (receiver->position < sent)
+        CHILD_CHECK(receiver_next(receiver) == 1);
+    CHILD_CHECK(write(copy, pattern(sent, 10), 10) == 10);
+    CHILD_CHECK(close(copy) == 0);
+    CHILD_CHECK(receiver_next(receiver) == 1 && receiver_next(receiver) == 0);
+    free(receiver);
+    return 0;
+}
+
+enum { NOBODY = 65534 };
+
+static int as_nobody(void *argument)
+{
+    (void)argument;
+    CHILD_CHECK(setgroups(0, NULL) == 0 && setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
+    return serves();
+}
+
+static int in_an_empty_root(void *argument)
+{
+    CHILD_CHECK(chroot(argument) == 0 && chdir("/") == 0);
+    CHILD_CHECK(access("/proc/self", F_OK) != 0);
+    CHILD_CHECK(setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
+    return serves();
+}
+
+static int with_few_descriptors(void *argument)
+{
+    struct rlimit few = {32, 32};
+    (void)argument;
+    CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    return serves();
+}
+
+static int not_dumpable(void *argument)
+{
+    (void)argument;
+    CHILD_CHECK(prctl(PR_SET_DUMPABLE, 0) == 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    return serves();
+}
+
+static void need_root(void)
+{
+    if (geteuid() == 0)
+        return;
+    print_message("SKIPPED: not root\n");
+    skip();
+}
+
+static void test_setuid(void **state)
+{
+    (void)state;
+    need_root();
+    assert_exited(in_child(as_nobody, NULL), 0);
+}
+
+static void test_chroot(void **state)
+{
+    (void)state;
+    need_root();
+    char root[] = "/tmp/uktls-root-XXXXXX";
+    assert_non_null(mkdtemp(root));
+    int status = in_child(in_an_empty_root, root);
+    assert_ok(rmdir(root));
+    assert_exited(status, 0);
+}
+
+static void test_few_descriptors(void **state)
+{
+    (void)state;
+    assert_exited(in_child(with_few_descriptors, NULL), 0);
+}
+
+static void test_not_dumpable(void **state)
+{
+    (void)state;
+    assert_exited(in_child(not_dumpable, NULL), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_setuid), cmocka_unit_test(test_chroot),
+        cmocka_unit_test(test_few_descriptors), cmocka_unit_test(test_not_dumpable),
+    };
+    return RUN_PRELOADED("test_privileges", tests);
+}
