@@ -152,7 +152,7 @@ stats! {
     errors,
 }
 
-/// What a process shows to others of its user: a file in `/dev/shm`, named by [`Segment::file_name`].
+/// What a process shows to others of its user: a file in `/dev/shm`, named by [`crate::registry::FileName`].
 #[derive(Debug)]
 #[repr(C)]
 pub struct Segment {
@@ -180,12 +180,6 @@ impl Segment {
     pub const LEN: usize = 4096;
     /// The directory of the files.
     pub const DIRECTORY: &'static str = "/dev/shm";
-
-    /// The name of the file of a process, without its directory.
-    #[must_use]
-    pub fn file_name(pid: u32, start: u64) -> String {
-        format!("uktls-{pid}-{start}")
-    }
 }
 
 const _: () = assert!(core::mem::offset_of!(Segment, stats) == Segment::HEAD_LEN);

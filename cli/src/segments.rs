@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use uktls::registry::start_of;
+use uktls::registry::{FileName, Presence};
 use uktls::stats::{Segment, Stats};
 
 /// One process.
@@ -39,9 +39,7 @@ pub fn read_all() -> std::io::Result<Vec<Process>> {
 
 /// Anybody can put a file there: nothing in it is believed that is not checked.
 fn read(path: &Path) -> Option<Process> {
-    let name = path.file_name()?.to_str()?;
-    let (pid, start) = name.strip_prefix("uktls-")?.split_once('-')?;
-    let (pid, start): (u32, u64) = (pid.parse().ok()?, start.parse().ok()?);
+    let name: FileName = path.file_name()?.to_str()?.parse().ok()?;
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     let file = File::options()
         .read(true)
@@ -54,22 +52,24 @@ fn read(path: &Path) -> Option<Process> {
     {
         return None;
     }
-    if start_of(pid) != Some(start) {
-        // Its process is gone.
-        let _ = fs::remove_file(path);
-        return None;
+    match name.presence() {
+        Presence::Runs => parse(&file, name),
+        Presence::Elsewhere => None,
+        Presence::Gone => {
+            let _ = fs::remove_file(path);
+            None
+        }
     }
-    parse(&file, pid, start)
 }
 
-fn parse(file: &File, pid: u32, start: u64) -> Option<Process> {
+fn parse(file: &File, name: FileName) -> Option<Process> {
     let mut bytes = vec![0u8; Segment::LEN];
     // Read, not mapped: the file may be cut off meanwhile.
     file.read_exact_at(&mut bytes, 0).ok()?;
     let number = |at: usize| Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
     let short = |at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
     let head = (number(0)?, short(8)?, short(12)?, number(16)?);
-    if head != (Segment::MAGIC, Segment::VERSION, pid, start) {
+    if head != (Segment::MAGIC, Segment::VERSION, name.pid, name.start) {
         return None;
     }
     let program = bytes[24..Segment::HEAD_LEN]
@@ -78,7 +78,7 @@ fn parse(file: &File, pid: u32, start: u64) -> Option<Process> {
     let program = String::from_utf8_lossy(program).replace(|c: char| c.is_control(), "?");
     let values = (0..Stats::NAMES.len()).map(|i| number(Segment::HEAD_LEN + 8 * i));
     Some(Process {
-        pid,
+        pid: name.pid,
         program,
         values: values.collect::<Option<_>>()?,
     })

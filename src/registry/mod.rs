@@ -34,7 +34,7 @@ pub use drain::drain_all;
 pub(crate) use family::{adopt_in_child, share_all};
 pub use poll::poll;
 pub(crate) use publish::reset_in_child as forget_published;
-pub use publish::{publish, start_of, unpublish};
+pub use publish::{FileName, Presence, publish, unpublish};
 pub use socket::{Direction, Socket};
 
 use drain::drain_one;

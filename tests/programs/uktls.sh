@@ -98,6 +98,10 @@ PYTHON
 status 137 "${with_uktls[@]}" python3 "$work/killed.py" 2>/dev/null || true
 cp "$work/out" "$work/killed"
 killed=$(cat "$work/killed")
+# Another one begins where this one was.
+check 'the next process is killed too' status 137 "${with_uktls[@]}" python3 "$work/killed.py"
+check 'what was left before it is away' [ -z "$(compgen -G "/dev/shm/uktls-$killed-*")" ]
+killed=$(cat "$work/out")
 check 'a killed process leaves a file' [ -n "$(compgen -G "/dev/shm/uktls-$killed-*")" ]
 check 'stat takes it away' status 0 "$uktls" stat
 check 'it is away' [ -z "$(compgen -G "/dev/shm/uktls-$killed-*")" ]
