@@ -601,3 +601,5 @@ const CLOSING: u32 = 16;
 const SLEEPING: u32 = 32;
 /// The worker has found the program quiet since the last call.
 const PAUSED: u32 = 64;
+/// What was deferred last is expected to go out with the next call.
+const BRIEFLY: u32 = 128;

@@ -18,6 +18,7 @@ pub(crate) struct Pace {
     enough: Enough,
     calls: u32,
     asked: Option<Asked>,
+    bursts: Bursts,
 }
 
 /// What the kernel said of the peer's data when it was last asked, and after how many calls.
@@ -50,6 +51,7 @@ impl Pace {
             .last
             .is_some_and(|last| now.saturating_duration_since(last) < patience);
         self.last = Some(now);
+        self.bursts.call(quick);
         self.streak = if quick {
             self.streak.saturating_add(1)
         } else {
@@ -96,6 +98,76 @@ impl Pace {
     pub(crate) fn streams(&self) -> bool {
         self.streak >= self.enough.0
     }
+
+    /// As if there had been many answers of `calls` calls.
+    #[cfg(test)]
+    pub(super) fn after_answers_of(calls: u32) -> Pace {
+        Pace {
+            bursts: Bursts {
+                now: calls,
+                usual: calls,
+                alike: ALIKE,
+                needed: ALIKE,
+            },
+            ..Pace::default()
+        }
+    }
+
+    /// Whether the last call is one that the program has always followed by another at once: the
+    /// head of an answer, whose body comes next.
+    pub(crate) fn expects_more(&self) -> bool {
+        self.bursts.expect_more()
+    }
+}
+
+/// How many calls a burst has. A program that answers by a head and a body does so every time.
+#[derive(Debug)]
+struct Bursts {
+    /// Calls of this burst so far.
+    now: u32,
+    /// Calls of each of the bursts before, and how many of them in a row there were.
+    usual: u32,
+    alike: u32,
+    /// So many in a row are believed; more with every time that it was wrong.
+    needed: u32,
+}
+
+impl Default for Bursts {
+    fn default() -> Self {
+        Bursts {
+            now: 0,
+            usual: 0,
+            alike: 0,
+            needed: ALIKE,
+        }
+    }
+}
+
+impl Bursts {
+    fn call(&mut self, quick: bool) {
+        if quick {
+            self.now = self.now.saturating_add(1);
+            return;
+        }
+        if self.now == self.usual {
+            self.alike = self.alike.saturating_add(1);
+        } else {
+            if self.now < self.usual && self.believes() {
+                self.needed = (self.needed * 4).min(ALIKE_MAX);
+            }
+            self.usual = self.now;
+            self.alike = 1;
+        }
+        self.now = 1;
+    }
+
+    fn believes(&self) -> bool {
+        self.alike >= self.needed && self.usual <= STREAK
+    }
+
+    fn expect_more(&self) -> bool {
+        self.now < self.usual && self.believes()
+    }
 }
 
 #[derive(Debug)]
@@ -118,6 +190,13 @@ const LOOK: u32 = 4;
 /// This many quick calls in a row make a burst. A response written in a few pieces (status line,
 /// headers, body) stays below and is never handed to the worker.
 const STREAK: u32 = 4;
+
+/// This many bursts of the same number of calls tell how many the next one has.
+const ALIKE: u32 = 4;
+
+/// What was expected and did not come has waited for the worker: a connection on which that happens
+/// over and over does not wait often.
+const ALIKE_MAX: u32 = 1024;
 
 /// The question costs a tenth of a fast exchange, so one that goes on is asked about rarely.
 const STREAK_MAX: u32 = 256;
@@ -164,5 +243,56 @@ mod tests {
             pace.resumed(now);
         }
         assert!(pace.call(|| now, || None));
+    }
+
+    /// An answer of `calls` calls, and a pause. Which of them could expect another?
+    fn answer(pace: &mut Pace, now: &mut Instant, calls: u32) -> Vec<bool> {
+        *now += Duration::from_millis(1);
+        let expected = (0..calls).map(|_| {
+            *now += Duration::from_nanos(300);
+            pace.call(|| *now, || None);
+            pace.expects_more()
+        });
+        expected.collect()
+    }
+
+    #[test]
+    fn a_head_is_known_by_the_answers_before() {
+        let (mut pace, mut now) = (Pace::default(), Instant::now());
+        for _ in 0..ALIKE {
+            assert_eq!(answer(&mut pace, &mut now, 2), [false, false]);
+        }
+        for _ in 0..10 {
+            assert_eq!(answer(&mut pace, &mut now, 2), [true, false]);
+        }
+        // One without a body; then it takes longer to be believed.
+        assert_eq!(answer(&mut pace, &mut now, 1), [true]);
+        for _ in 0..4 * ALIKE {
+            assert_eq!(answer(&mut pace, &mut now, 2), [false, false]);
+        }
+        assert_eq!(answer(&mut pace, &mut now, 2), [true, false]);
+    }
+
+    #[test]
+    fn answers_of_one_call_or_of_many_expect_nothing() {
+        for calls in [1, STREAK + 1, 40] {
+            let (mut pace, mut now) = (Pace::default(), Instant::now());
+            for _ in 0..100 {
+                let expected = answer(&mut pace, &mut now, calls);
+                assert!(expected.iter().all(|more| !more), "{calls} calls");
+            }
+        }
+    }
+
+    /// Half of what is expected never comes: it is expected ever more rarely.
+    #[test]
+    fn disappointment_is_remembered() {
+        let (mut pace, mut now, mut waited) = (Pace::default(), Instant::now(), 0);
+        for round in 0..10_000 {
+            let calls = if round % 7 == 6 { 1 } else { 2 };
+            let expected = answer(&mut pace, &mut now, calls);
+            waited += u32::from(calls == 1 && expected[0]);
+        }
+        assert!(waited <= 1, "{waited}");
     }
 }

@@ -214,7 +214,10 @@ impl Connection {
             self.unset(CALLER_POLLS);
             return None;
         }
-        if sender.pace.streams() && !self.is_full() {
+        let streams = sender.pace.streams();
+        let head =
+            !streams && accepted < TIMED && sender.run.is_some() && sender.pace.expects_more();
+        if (streams || head) && !self.is_full() {
             if accepted >= TIMED {
                 sender.pace.resumed(Instant::now());
             }
@@ -222,7 +225,7 @@ impl Connection {
             drop(sender);
             self.unset(CALLER_POLLS);
             if left_behind {
-                self.defer();
+                self.defer(head);
             }
             return None;
         }

@@ -34,7 +34,7 @@ pub(super) struct FakeSocket {
     pub dead: Option<Errno>,
     blocking: bool,
     /// System calls that may still be made.
-    patience: usize,
+    pub patience: usize,
 }
 
 impl FakeSys {

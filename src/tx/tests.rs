@@ -204,3 +204,48 @@ fn the_largest_payload_can_be_lowered() {
         assert_eq!(layout, expected);
     }
 }
+
+/// A program that has always sent a head and a body has both in one system call; a head without its
+/// body does not stay.
+#[test]
+fn a_head_goes_out_with_its_body() {
+    let file = FileSource {
+        fd: 0,
+        offset: Some(0),
+        count: 10_000,
+        no_wait: false,
+        pipe: false,
+    };
+    for engine in [Kind::Inline, Kind::Threads, Kind::Auto] {
+        for body in [true, false] {
+            let setup = Setup::new(engine, Version::Tls13, Cipher::AesGcm128, false);
+            setup.give_room(1 << 20);
+            let connection = &setup.connection;
+            connection.private().unwrap().pace = Pace::after_answers_of(2);
+            assert_eq!(connection.send(&[b"head"], None, flags()), Ok(4));
+            assert_eq!(setup.sys.socket().wire.len(), 0);
+            assert!(connection.waits_briefly());
+            let patience = setup.sys.socket().patience;
+            if body {
+                assert_eq!(connection.send_file(file, flags()), Ok(10_000));
+                connection.flush(None).unwrap();
+                if engine == Kind::Inline {
+                    assert_eq!(patience - setup.sys.socket().patience, 1);
+                }
+            } else {
+                let mut calls = 0;
+                assert_eq!(connection.look(&mut calls, false), Look::Again);
+                assert_eq!(
+                    setup.sys.socket().wire.len(),
+                    0,
+                    "there may still be a body"
+                );
+                assert_eq!(connection.look(&mut calls, false), Look::Again);
+            }
+            assert!(setup.sys.socket().wire.len() > 4);
+            let records = setup.finish();
+            assert_eq!(records[0], (23, b"head".to_vec()));
+            assert_eq!(records.len(), 1 + usize::from(body));
+        }
+    }
+}

@@ -11,7 +11,9 @@ use rustix::io::Errno;
 use super::deferral::Scheduled;
 use super::ready_list::Head;
 use super::writer::{Moved, Outcome, Segment};
-use super::{BLOCKED, BROKEN, CALLER_POLLS, CLOSING, Connection, PAUSED, SHUTDOWN, Sender};
+use super::{
+    BLOCKED, BRIEFLY, BROKEN, CALLER_POLLS, CLOSING, Connection, PAUSED, SHUTDOWN, Sender,
+};
 use crate::engine::{Sealed, SealedRecord};
 use crate::error::{Error, Result};
 use crate::stats::STATS;
@@ -122,6 +124,12 @@ impl Connection {
         Look::Done
     }
 
+    /// Whether what was deferred is there for the next call rather than for the worker, which may take
+    /// its time.
+    pub fn waits_briefly(&self) -> bool {
+        self.is(BRIEFLY)
+    }
+
     /// There is room in the socket again.
     pub fn room(self: &Arc<Self>) {
         if let Some(mut sender) = self.try_private() {
@@ -173,8 +181,17 @@ impl Connection {
             .raise(self.counts.queued.load(Ordering::Relaxed));
     }
 
-    /// Leaves what is queued to the worker.
-    pub(super) fn defer(self: &Arc<Self>) {
+    /// Leaves what is queued to the worker; `briefly` if the next call, which is to come at once, is
+    /// going to take it along, and the worker is there in case it does not come.
+    pub(super) fn defer(self: &Arc<Self>, briefly: bool) {
+        // Not a flag of the deferral: when it turns, the worker finds out at its next look.
+        if briefly != self.is(BRIEFLY) {
+            if briefly {
+                self.set(BRIEFLY);
+            } else {
+                self.unset(BRIEFLY);
+            }
+        }
         match self.deferral.schedule() {
             Scheduled::Already => return,
             Scheduled::Again => {}

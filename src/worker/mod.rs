@@ -3,7 +3,8 @@
 //!
 //! It keeps two sets. *Deferred* connections streamed a moment ago: it looks at each of them once
 //! per tick, transmits when the program has been quiet for a tick or the data has waited for a few,
-//! and sleeps for good when there are none. *Watched* connections wait for room: they are in its
+//! and sleeps for good when there are none. The ticks are long while all that is deferred are heads of
+//! answers, which go out with the bodies and not by the worker, unless a body fails to come. *Watched* connections wait for room: they are in its
 //! epoll set, one-shot, and get one bounded `sendmsg` per event, in the order of events, so a slow
 //! reader never delays another connection.
 #![forbid(unsafe_code)]
@@ -38,8 +39,19 @@ struct Inner {
 #[derive(Default)]
 struct Inbox {
     deferred: Vec<Arc<Connection>>,
-    /// The worker sleeps without a timeout and must be woken.
-    asleep: bool,
+    sleep: Sleep,
+}
+
+/// How long the worker sleeps, unless it is woken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sleep {
+    /// For one of the short ticks.
+    #[default]
+    Short,
+    /// For a long tick.
+    Long,
+    /// For good.
+    Deep,
 }
 
 /// A deferred connection, as the worker remembers it between ticks.
@@ -96,7 +108,15 @@ impl Waker for Worker {
         let wake = {
             let mut inbox = lock(&self.inner.inbox);
             inbox.deferred.push(Arc::clone(connection));
-            core::mem::take(&mut inbox.asleep)
+            let wake = match inbox.sleep {
+                Sleep::Short => false,
+                Sleep::Long => !connection.waits_briefly(),
+                Sleep::Deep => true,
+            };
+            if wake {
+                inbox.sleep = Sleep::Short;
+            }
+            wake
         };
         if wake {
             // Can only fail if the counter is full, and then the worker is being woken.
@@ -147,20 +167,31 @@ impl Inner {
         let mut deferred: Vec<Deferred> = Vec::new();
         let mut events = Vec::with_capacity(EVENTS);
         loop {
-            {
+            let sleep = {
                 let mut inbox = lock(&self.inbox);
                 deferred.extend(inbox.deferred.drain(..).map(|connection| Deferred {
                     connection,
                     seen_calls: 0,
                     ticks: 0,
                 }));
-                inbox.asleep = deferred.is_empty();
-            }
+                inbox.sleep = match deferred.as_slice() {
+                    [] => Sleep::Deep,
+                    some if some.iter().all(|entry| entry.connection.waits_briefly()) => {
+                        Sleep::Long
+                    }
+                    _ => Sleep::Short,
+                };
+                inbox.sleep
+            };
             // A tick is shorter than what epoll_wait can sleep, so ppoll sleeps on the set instead.
-            if !deferred.is_empty() {
+            if sleep != Sleep::Deep {
                 let tick = Timespec {
                     tv_sec: 0,
-                    tv_nsec: TICK_NS,
+                    tv_nsec: if sleep == Sleep::Long {
+                        LONG_TICK_NS
+                    } else {
+                        TICK_NS
+                    },
                 };
                 let mut set = [PollFd::new(&self.epoll, PollFlags::IN)];
                 let _ = poll(&mut set, Some(&tick));
@@ -169,7 +200,7 @@ impl Inner {
                 tv_sec: 0,
                 tv_nsec: 0,
             };
-            let timeout = (!deferred.is_empty()).then_some(&now);
+            let timeout = (sleep != Sleep::Deep).then_some(&now);
             events.clear();
             // Fails with EINTR at most, and then the next round does it.
             let _ = epoll::wait(
@@ -212,6 +243,9 @@ const EVENTS: usize = 64;
 
 /// How often deferred connections are looked at.
 const TICK_NS: i64 = 100_000;
+
+/// The same while nothing is deferred but heads of answers. One whose body does not come waits for two.
+const LONG_TICK_NS: i64 = 1_000_000;
 
 /// Looks after which deferred records are transmitted although the program keeps sending.
 const OVERDUE_TICKS: u32 = 5;
