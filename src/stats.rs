@@ -211,13 +211,19 @@ pub(crate) fn append_to_file(config: &crate::config::Config) {
     let Some(path) = &config.stats_file else {
         return;
     };
-    let line = json_line(std::process::id());
+    // On the stack: the process may end in a handler of a signal that came inside `malloc`.
+    let mut line = [0u8; 1024];
+    let mut rest = &mut line[..];
+    // As long as twenty numbers of 64 bits can be, and their names.
+    let _ = write_json(&mut rest, std::process::id());
+    let left = rest.len();
+    let line = &line[..line.len() - left];
     // One write of one line in append mode: lines of several processes do not mix.
     let written = match FILE.get() {
-        Some(file) => rustix::io::write(file, line.as_bytes())
+        Some(file) => rustix::io::write(file, line)
             .map(drop)
             .map_err(std::io::Error::from),
-        None => open(path).and_then(|mut file| file.write_all(line.as_bytes())),
+        None => open(path).and_then(|mut file| file.write_all(line)),
     };
     if let Err(error) = written {
         let _ = writeln!(std::io::stderr(), "uktls: UKTLS_STATS_FILE: {error}");
@@ -243,8 +249,7 @@ fn open(path: &std::path::Path) -> std::io::Result<std::fs::File> {
 
 static FILE: OnceLock<Kept> = OnceLock::new();
 
-fn json_line(pid: u32) -> String {
-    use std::fmt::Write;
+fn write_json(line: &mut dyn std::io::Write, pid: u32) -> std::io::Result<()> {
     let s = &STATS;
     let fields = [
         ("tx_sw", &s.tx_sw),
@@ -267,11 +272,9 @@ fn json_line(pid: u32) -> String {
         ("sealed_inline", &s.sealed_inline),
         ("sealed_threads", &s.sealed_threads),
     ];
-    let mut line = format!("{{\"pid\":{pid}");
+    write!(line, "{{\"pid\":{pid}")?;
     for (name, counter) in fields {
-        // Writing to a string cannot fail.
-        let _ = write!(line, ",\"{name}\":{}", counter.get());
+        write!(line, ",\"{name}\":{}", counter.get())?;
     }
-    line.push_str("}\n");
-    line
+    writeln!(line, "}}")
 }

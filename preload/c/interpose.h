@@ -93,8 +93,12 @@ void uktls_preload_reused(int fd);
 /* Whether the number still is the TLS socket that we know. */
 bool uktls_preload_verify(int fd);
 void uktls_preload_start(void);
+/* Whether there was one in this process. */
+bool uktls_preload_had_connections(void);
 /* Every accepted byte goes out; at most for the linger time. */
 void uktls_preload_drain(void);
+/* Asked in a signal handler every so many milliseconds of that: whether it never ends. */
+bool uktls_preload_drain_stalled(unsigned period_ms);
 /* As above; what must not be inherited closes itself on exec. */
 void uktls_preload_before_exec(void);
 int uktls_preload_poll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);

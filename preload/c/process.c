@@ -1,15 +1,51 @@
 /* The end of a process, and of its program: what was accepted goes out first (design rule 3). */
+#include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "interpose.h"
 
+/* _exit may be called in a handler of a signal that came inside malloc(3): then sealing the rest may wait for a
+ * lock that this very thread holds. A process that ends ends, so the last seconds are watched over. By system
+ * calls: the C library's timer_create takes memory. */
+enum { WATCH_SIGNAL = SIGALRM, PERIOD_MS = 500 };
+
+static volatile int end_status;
+
+static void on_watch(int number)
+{
+    (void)number;
+    if (uktls_preload_drain_stalled(PERIOD_MS))
+        syscall(SYS_exit_group, end_status);
+}
+
+static void watch_over_the_end(int status)
+{
+    struct sigaction action = {.sa_handler = on_watch, .sa_flags = SA_RESTART};
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WATCH_SIGNAL};
+    struct itimerspec every = {{0, PERIOD_MS * 1000000L}, {0, PERIOD_MS * 1000000L}};
+    sigset_t watched;
+    int timer;
+
+    end_status = status;
+    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    sigemptyset(&watched);
+    sigaddset(&watched, WATCH_SIGNAL);
+    if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 && sigaction(WATCH_SIGNAL, &action, NULL) == 0 &&
+        sigprocmask(SIG_UNBLOCK, &watched, NULL) == 0)
+        syscall(SYS_timer_settime, timer, 0, &every, NULL);
+}
+
 void _exit(int status)
 {
-    if (!uktls_preload_in_vfork())
+    if (uktls_preload_had_connections()) {
+        watch_over_the_end(status);
         uktls_preload_drain();
+    }
     NEXT(_exit)(status);
     __builtin_unreachable();
 }

@@ -1,6 +1,7 @@
 //! The process: its end, its program's end, and children that share its memory.
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_uint};
+use core::time::Duration;
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -40,12 +41,24 @@ pub extern "C" fn uktls_preload_in_vfork() -> bool {
     remembered != 0 && remembered != pid()
 }
 
+/// Whether this process has had a connection.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_had_connections() -> bool {
+    PID.load(Ordering::Relaxed) != 0 && !uktls_preload_in_vfork()
+}
+
 /// Sends what was accepted, as far as its readers take it.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_drain() {
-    if PID.load(Ordering::Relaxed) != 0 && !uktls_preload_in_vfork() {
+    if uktls_preload_had_connections() {
         guard_infallible((), fork::end_of_process);
     }
+}
+
+/// Asked every `period_ms` in a signal handler while [`uktls_preload_drain`] runs: whether it never ends.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_drain_stalled(period_ms: c_uint) -> bool {
+    registry::stalled(Duration::from_millis(period_ms.into()))
 }
 
 /// As [`uktls_preload_drain`], before another program takes the process over. That program would have

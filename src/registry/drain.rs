@@ -2,8 +2,11 @@
 //!
 //! It may come in a signal handler, by `_exit`, in the middle of anything that this thread was at: a call of
 //! ours, `malloc`. So a connection that has nothing to send, which nearly all have not, costs no lock and
-//! no memory; and of the others those are left alone whose locks do not become free.
+//! no memory; and of the others those are left alone whose locks do not become free. What remains is a
+//! handler that came inside `malloc` and a connection that needs memory to seal its rest: [`stalled`] tells
+//! whoever watches over the end.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,31 +23,57 @@ use crate::tx::Connection;
 /// taken nothing for the linger time.
 pub fn drain_all() {
     let deadline = Instant::now() + PATIENCE;
+    let linger = config().linger;
+    let longest = (linger + 2 * PATIENCE).as_millis();
+    LONGEST_STEP_MS.store(longest.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     for_each_unsent(deadline, |connection| {
         // What fails now has nobody left to tell.
         let _ = connection.drain();
     });
-    let linger = config().linger;
     for_each_unsent(deadline, |connection| drain_one(connection, linger));
 }
 
 /// Waits until the bytes of one connection are with the kernel.
 pub(super) fn drain_one(connection: &Arc<Connection>, linger: Duration) {
+    let mut before = connection.pending();
+    let mut begin = Instant::now();
     loop {
-        let before = connection.pending();
-        match connection.flush(Some(linger)) {
+        STEPS.fetch_add(1, Ordering::Relaxed);
+        match connection.flush(Some(linger.saturating_sub(begin.elapsed()))) {
             Err(Error::Interrupted) => {}
-            Err(Error::Os(Errno::TIMEDOUT)) if connection.pending() < before => {}
+            Err(Error::Os(Errno::TIMEDOUT)) if connection.pending() < before => {
+                before = connection.pending();
+                begin = Instant::now();
+            }
             _ => return,
         }
     }
 }
+
+/// Whether [`drain_all`] has come no further for longer than anything in it takes. To be asked every
+/// `period`, also in a signal handler.
+pub fn stalled(period: Duration) -> bool {
+    let steps = STEPS.load(Ordering::Relaxed);
+    let period: u64 = period.as_millis().try_into().unwrap_or(u64::MAX);
+    if SEEN_STEPS.swap(steps, Ordering::Relaxed) != steps {
+        QUIET_MS.store(0, Ordering::Relaxed);
+        return false;
+    }
+    let quiet = QUIET_MS.fetch_add(period, Ordering::Relaxed);
+    quiet.saturating_add(period) > LONGEST_STEP_MS.load(Ordering::Relaxed)
+}
+
+static STEPS: AtomicU64 = AtomicU64::new(0);
+static SEEN_STEPS: AtomicU64 = AtomicU64::new(0);
+static QUIET_MS: AtomicU64 = AtomicU64::new(0);
+static LONGEST_STEP_MS: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Every connection of this process signs off; `drain` is called for those that have something to send,
 /// the lingering ones too.
 /// Locks are waited for until `deadline`.
 fn for_each_unsent(deadline: Instant, drain: impl Fn(&Arc<Connection>)) {
     let each = |connection: &Arc<Connection>| {
+        STEPS.fetch_add(1, Ordering::Relaxed);
         connection.leave();
         if connection.has_unsent() && connection.can_be_locked(deadline) {
             drain(connection);
@@ -55,13 +84,17 @@ fn for_each_unsent(deadline: Instant, drain: impl Fn(&Arc<Connection>)) {
         .filter(|socket| socket.is_of(fork_guard::epoch()))
         .filter_map(|socket| socket.tx().cloned())
         .for_each(|connection| each(&connection));
-    let Some(lingering) = lingering_until(deadline) else {
-        return;
-    };
-    // The lock is not held while a reader is waited for.
-    let closed: Vec<_> = lingering.iter().filter_map(Weak::upgrade).collect();
-    drop(lingering);
-    closed.iter().for_each(each);
+    // The lock is not held while a reader is waited for. From the end: what others take out meanwhile only
+    // moves the rest down.
+    let mut rest = lingering_until(deadline).map_or(0, |lingering| lingering.len());
+    while rest > 0 {
+        rest -= 1;
+        let connection =
+            lingering_until(deadline).and_then(|lingering| lingering.get(rest)?.upgrade());
+        if let Some(connection) = connection {
+            each(&connection);
+        }
+    }
 }
 
 fn lingering_until(deadline: Instant) -> Option<MutexGuard<'static, Vec<Weak<Connection>>>> {

@@ -30,7 +30,7 @@ use crate::sys::net::{self, Endpoint, Linux};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
-pub use drain::drain_all;
+pub use drain::{drain_all, stalled};
 pub(crate) use family::{adopt_in_child, share_all};
 pub use poll::poll;
 pub(crate) use publish::reset_in_child as forget_published;

@@ -6,13 +6,15 @@
 //! A process that is killed, and one that ends by `_exit` with the C library, leaves its file: the next
 //! that shows its own takes it away.
 
+use core::ffi::CStr;
 use core::fmt;
 use core::str::FromStr;
-use std::ffi::CString;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::stats::{STATS, Segment};
 use crate::sys::segment::PlainAtomics;
@@ -27,25 +29,23 @@ pub fn publish() {
     }
     let Some(name) = FileName::own() else { return };
     remove_left_files(name.namespace);
-    let Ok(path) = CString::new(format!("{}/{name}", Segment::DIRECTORY)) else {
-        return;
-    };
     NAMESPACE.store(name.namespace, Ordering::Relaxed);
     STATS.pid.store(name.pid, Ordering::Relaxed);
     STATS.start.store(name.start, Ordering::Relaxed);
-    let name = rustix::thread::name().unwrap_or_default();
-    for (to, from) in STATS.program.iter().zip(name.as_bytes()) {
+    let program = rustix::thread::name().unwrap_or_default();
+    for (to, from) in STATS.program.iter().zip(program.as_bytes()) {
         to.store(*from, Ordering::Relaxed);
     }
     STATS.version.store(Segment::VERSION, Ordering::Relaxed);
     STATS.magic.store(Segment::MAGIC, Ordering::Release);
-    if let Err(errno) = STATS.publish(&path) {
+    if let Err(errno) = name.with_path(|path| STATS.publish(path)) {
         STATS.magic.store(0, Ordering::Relaxed);
         log::info!("counters are not shown in {}: {errno}", Segment::DIRECTORY);
     }
 }
 
-/// The process ends, or its program does: takes the file away.
+/// The process ends, or its program does: takes the file away. Takes no memory, as it may be called in a
+/// handler of a signal that came inside `malloc`.
 pub fn unpublish() {
     let name = FileName {
         pid: std::process::id(),
@@ -55,9 +55,8 @@ pub fn unpublish() {
     // A child of vfork has its parent's memory.
     if STATS.magic.load(Ordering::Acquire) == Segment::MAGIC
         && STATS.pid.load(Ordering::Relaxed) == name.pid
-        && let Ok(path) = CString::new(format!("{}/{name}", Segment::DIRECTORY))
     {
-        let _ = rustix::fs::unlink(path);
+        let _ = name.with_path(|path| rustix::fs::unlink(path));
     }
 }
 
@@ -101,6 +100,14 @@ impl FileName {
             start: start_of(pid)?,
             namespace: own_namespace()?,
         })
+    }
+
+    /// Calls `with` with the path of the file, which is on the stack.
+    fn with_path<T>(&self, with: impl FnOnce(&CStr) -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut path = [0u8; 128];
+        let mut rest = &mut path[..];
+        write!(rest, "{}/{self}\0", Segment::DIRECTORY).map_err(|_| Errno::NAMETOOLONG)?;
+        with(CStr::from_bytes_until_nul(&path).map_err(|_| Errno::NAMETOOLONG)?)
     }
 
     /// Looks for the process.
@@ -151,7 +158,7 @@ fn remove_left_files(namespace: u64) {
     {
         if name.presence() == Presence::Gone {
             // Not allowed for what is another user's.
-            let _ = std::fs::remove_file(format!("{}/{name}", Segment::DIRECTORY));
+            let _ = name.with_path(|path| rustix::fs::unlink(path));
         }
     }
 }
