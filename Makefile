@@ -34,9 +34,9 @@ SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/*.sh tests
 # In a test of the staged library, PREFIX says where it is and pkg-config finds it.
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
-.PHONY: all build help stage install uninstall demo test bench bench-preload header lint clean deps FORCE \
+.PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-preload test-interop test-selftest test-programs test-referee test-conformance conformance miri asan tsan \
+	test-preload test-interop test-selftest test-programs test-unchanged test-referee test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
@@ -54,6 +54,8 @@ help:
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
 	@echo 'make bench-preload  what the preload library costs programs without TLS'
+	@echo 'make bench-programs  nginx and python under uktls run beside themselves; installs them'
+	@echo 'make test-unchanged  git, tar and tests of Python with and without the preload library'
 	@echo 'make conformance  run the tests and write docs/conformance.md from what they say'
 	@echo 'make header     refresh include/uktls.h from src/capi'
 	@echo 'make miri, asan, tsan   the same Rust tests under a checker (nightly Rust)'
@@ -177,6 +179,12 @@ bench-preload: stage
 	@$(CC) -O2 -Wall -Wextra -o $(BUILD)/calls bench/preload/calls.c
 	bench/preload/run.py $(BUILD)/calls $(STAGE)/lib/libuktls_preload.so
 
+# Programs under it, beside themselves without.
+bench-programs:
+	scripts/install-deps.sh bench-programs
+	@$(MAKE) --no-print-directory stage
+	bench/preload/programs.py $(STAGE)/bin/uktls --svg docs/programs.svg $(ARGS)
+
 header:
 	UKTLS_BLESS=1 $(CARGO) test -q --test header
 
@@ -260,6 +268,12 @@ test-programs:
 	scripts/install-deps.sh programs
 	@$(MAKE) --no-print-directory stage
 	$(STAGED) tests/programs/run.sh uktls nginx openssl python redis servers clients declined
+
+# What has nothing to do with TLS; a quarter of an hour, most of it Python's test_asyncio.
+test-unchanged:
+	scripts/install-deps.sh unchanged
+	@$(MAKE) --no-print-directory stage
+	$(STAGED) tests/programs/run.sh unchanged
 
 # The kernel's own kTLS, in an emulated machine, as the judge. By itself: it wants QEMU and a kernel
 # from the distribution, and two minutes.

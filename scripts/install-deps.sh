@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Installs what `make demo`, `make test`, `make test-referee` or `make test-programs` needs beside Rust, by apt-get,
-# and only what is missing.
-# Usage: scripts/install-deps.sh [demo|test|referee|programs]
+# Installs what `make demo`, `make test` and other targets need beside Rust, by apt-get, and only what is missing.
+# Usage: scripts/install-deps.sh [demo|test|referee|programs|unchanged|bench-programs]
 set -euo pipefail
 
 set_name=${1:-test}
@@ -56,6 +55,17 @@ programs)
     need postgresql test -d /usr/lib/postgresql
     need nodejs has node
     need wget has wget
+    ;;
+unchanged)
+    need git has git
+    need python3 has python3
+    need libpython3-testsuite python3 -c 'import test.test_socket'
+    ;;
+bench-programs)
+    need python3 has python3
+    need python3-matplotlib /usr/bin/python3 -c 'import matplotlib'
+    need nginx-light has nginx
+    need wrk has wrk
     ;;
 *)
     echo "usage: $0 [demo|test|referee|programs]" >&2

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Programs under `uktls run` against the same programs without it: how much more they serve.
 
   programs.py UKTLS    the command, with its libraries where it was installed
@@ -43,9 +43,12 @@ data = bytes(1 << 30)
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
     connection, _ = server.accept()
-    with context.wrap_socket(connection, server_side=True) as tls:
-        tls.recv(1000)
-        tls.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + data)
+    try:
+        with context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(1000)
+            tls.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n" + data)
+    except OSError:
+        pass  # somebody has looked whether it is there
 """
 
 
@@ -138,9 +141,11 @@ def main():
     parser.add_argument("uktls", help="the command `uktls`")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
+    parser.add_argument("--svg", help="draw the ratios there; needs matplotlib")
     parser.add_argument("--only", default="", help="scenarios whose name has this in it")
     options = parser.parse_args()
     print(f"{'scenario':38} {'goal':>5} {'ratio':>6}  {'pairs':14} {'without':>12}")
+    medians = {}
     with tempfile.TemporaryDirectory() as work:
         prepare(work)
         for name, goal, program, measure in scenarios(options.seconds):
@@ -156,8 +161,31 @@ def main():
                         found[under] = measure(port)
                 ratios.append(found[True] / found[False])
                 plain.append(found[False])
+            medians[name] = statistics.median(ratios)
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            print(f"{name:38} {goal:5.2f} {statistics.median(ratios):6.2f}  {spread:14} {statistics.median(plain):12.4g}", flush=True)
+            print(f"{name:38} {goal:5.2f} {medians[name]:6.2f}  {spread:14} {statistics.median(plain):12.4g}", flush=True)
+    if options.svg:
+        draw(medians, options.svg)
+
+
+def draw(medians, path):
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "uktls"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 0.9 + 0.5 * len(medians)))
+    bars = axes.barh(list(medians), list(medians.values()), color="#2a6f97", height=0.6)
+    axes.bar_label(bars, fmt="%.2fx", padding=4)
+    axes.axvline(1, color="#555555", linewidth=1)
+    axes.text(1, -0.75, "the same without uktls", ha="center", fontsize="small", color="#555555")
+    axes.set_xlim(0, max(medians.values()) * 1.15)
+    axes.invert_yaxis()
+    axes.xaxis.set_visible(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -64,12 +64,18 @@ pub unsafe extern "C" fn uktls_preload_setsockopt(
             // Looking at the socket has changed errno: the kernel's answer is told again.
             _ if !is_without(level, name, fd) => kernel(),
             // The kernel has no TLS, or not this cipher.
-            _ if sets_keys => match name {
-                // SAFETY: as above.
-                TLS_TX => unsafe { capi::tls_tx_init(fd, value, len as usize) },
-                // SAFETY: as above.
-                _ => unsafe { capi::tls_rx_init(fd, value, len as usize) },
-            },
+            _ if sets_keys => {
+                let result = match name {
+                    // SAFETY: as above.
+                    TLS_TX => unsafe { capi::tls_tx_init(fd, value, len as usize) },
+                    // SAFETY: as above.
+                    _ => unsafe { capi::tls_rx_init(fd, value, len as usize) },
+                };
+                if result == 0 {
+                    process::close_on_exec(fd);
+                }
+                result
+            }
             _ => ours(),
         },
     }

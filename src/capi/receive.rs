@@ -35,7 +35,7 @@ pub unsafe extern "C" fn tls_recv(fd: c_int, buf: *mut c_void, len: usize, flags
         let found = registry::entry(fd)?;
         let Some(receiver) = found
             .get()?
-            .rx()
+            .receiving()
             .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
         else {
             // SAFETY: our caller's promise, passed on.
@@ -70,7 +70,7 @@ pub unsafe extern "C" fn tls_recvmsg(fd: c_int, msg: *mut libc::msghdr, flags: c
         let found = registry::entry(fd)?;
         let Some(receiver) = found
             .get()?
-            .rx()
+            .receiving()
             .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
         else {
             // SAFETY: our caller's promise, passed on.

@@ -82,6 +82,14 @@ impl Socket {
         self.rx.get()
     }
 
+    /// [`Socket::rx`], for a call that is about to receive.
+    pub fn receiving(&self) -> Option<&Arc<Receiver>> {
+        if let Some(connection) = self.tx() {
+            connection.heard();
+        }
+        self.rx()
+    }
+
     /// Version and cipher of either direction's keys; both have the same (CI-4).
     pub fn suite(&self) -> Option<(Version, Cipher)> {
         let tx = self.tx().map(|connection| connection.suite());

@@ -603,3 +603,5 @@ const SLEEPING: u32 = 32;
 const PAUSED: u32 = 64;
 /// What was deferred last is expected to go out with the next call.
 const BRIEFLY: u32 = 128;
+/// The program has received, or tried to, since it sent last.
+const HEARD: u32 = 256;

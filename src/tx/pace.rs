@@ -19,6 +19,9 @@ pub(crate) struct Pace {
     calls: u32,
     asked: Option<Asked>,
     bursts: Bursts,
+    /// The program receives by calls that are seen: what it sends between two of them is one answer.
+    /// Otherwise pauses part the answers.
+    hears: bool,
 }
 
 /// What the kernel said of the peer's data when it was last asked, and after how many calls.
@@ -32,14 +35,20 @@ impl Pace {
     /// A call begins. Returns whether the connection streams: whether the calls of late came in
     /// so quick succession that another one is to be expected within microseconds.
     ///
-    /// `segments_in` is the number of segments with data that the peer has sent so far, if the
+    /// `heard` says that the program has received since its last call, or has tried to. `segments_in` is
+    /// the number of segments with data that the peer has sent so far, if the
     /// kernel counts them for this socket; it is a system call and asked for once per burst.
     pub(crate) fn call(
         &mut self,
+        heard: bool,
         now: impl FnOnce() -> Instant,
         segments_in: impl FnOnce() -> Option<u32>,
     ) -> bool {
         self.calls = self.calls.wrapping_add(1);
+        self.hears |= heard;
+        if self.hears {
+            self.bursts.call(!heard);
+        }
         let patience = match self.streams() {
             // Reading the clock takes a tenth of a call that does nothing but seal a short record.
             true if !self.calls.is_multiple_of(LOOK) => return true,
@@ -51,7 +60,9 @@ impl Pace {
             .last
             .is_some_and(|last| now.saturating_duration_since(last) < patience);
         self.last = Some(now);
-        self.bursts.call(quick);
+        if !self.hears {
+            self.bursts.call(quick);
+        }
         self.streak = if quick {
             self.streak.saturating_add(1)
         } else {
@@ -144,8 +155,8 @@ impl Default for Bursts {
 }
 
 impl Bursts {
-    fn call(&mut self, quick: bool) {
-        if quick {
+    fn call(&mut self, goes_on: bool) {
+        if goes_on {
             self.now = self.now.saturating_add(1);
             return;
         }
@@ -209,11 +220,11 @@ mod tests {
     fn a_few_quick_calls_are_no_stream_but_many_are() {
         let (mut pace, start) = (Pace::default(), Instant::now());
         let found: Vec<bool> = (0..8)
-            .map(|call| pace.call(|| start + Duration::from_micros(call), || None))
+            .map(|call| pace.call(false, || start + Duration::from_micros(call), || None))
             .collect();
         assert_eq!(found, [false, false, false, false, true, true, true, true]);
         let later = start + Duration::from_millis(1);
-        let ended = (0..LOOK).any(|_| !pace.call(|| later, || None));
+        let ended = (0..LOOK).any(|_| !pace.call(false, || later, || None));
         assert!(ended);
     }
 
@@ -224,12 +235,12 @@ mod tests {
         let (mut pace, mut now, mut heard) = (Pace::default(), Instant::now(), 0);
         for _ in 0..1000 {
             now += Duration::from_nanos(500);
-            assert!(!pace.call(|| now, || Some(heard)));
+            assert!(!pace.call(false, || now, || Some(heard)));
             heard += 1;
         }
         let streamed = (0..2 * STREAK_MAX).any(|_| {
             now += Duration::from_nanos(500);
-            pace.call(|| now, || Some(heard))
+            pace.call(false, || now, || Some(heard))
         });
         assert!(streamed);
     }
@@ -238,11 +249,11 @@ mod tests {
     fn time_spent_in_a_call_is_no_pause() {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         for _ in 0..4 {
-            pace.call(|| now, || None);
+            pace.call(false, || now, || None);
             now += Duration::from_micros(100);
             pace.resumed(now);
         }
-        assert!(pace.call(|| now, || None));
+        assert!(pace.call(false, || now, || None));
     }
 
     /// An answer of `calls` calls, and a pause. Which of them could expect another?
@@ -250,7 +261,7 @@ mod tests {
         *now += Duration::from_millis(1);
         let expected = (0..calls).map(|_| {
             *now += Duration::from_nanos(300);
-            pace.call(|| *now, || None);
+            pace.call(false, || *now, || None);
             pace.expects_more()
         });
         expected.collect()
@@ -282,6 +293,20 @@ mod tests {
                 assert!(expected.iter().all(|more| !more), "{calls} calls");
             }
         }
+    }
+
+    /// Where the calls that receive are seen, it takes no clock to tell an answer from the next.
+    #[test]
+    fn receiving_parts_answers() {
+        let (mut pace, now, mut expected) = (Pace::default(), Instant::now(), Vec::new());
+        for heard in [true, false].repeat(10) {
+            pace.call(heard, || now, || None);
+            expected.push(pace.expects_more());
+        }
+        assert_eq!(
+            expected[2 * ALIKE as usize + 2..],
+            [true, false].repeat(10)[2 * ALIKE as usize + 2..]
+        );
     }
 
     /// Half of what is expected never comes: it is expected ever more rarely.

@@ -12,7 +12,7 @@ use super::ready_list::Head;
 use super::shared_calls::Rest;
 use super::transmit::By;
 use super::writer::{Outcome, Segment};
-use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, PAUSED, SLEEPING, Sender};
+use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SLEEPING, Sender};
 use crate::engine::{Buffer, Job, Kind};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -190,7 +190,11 @@ impl Connection {
             self.unset(PAUSED);
             sender.pace.paused();
         }
-        sender.pace.call(Instant::now, segments_in);
+        let heard = self.is(HEARD);
+        if heard {
+            self.unset(HEARD);
+        }
+        sender.pace.call(heard, Instant::now, segments_in);
         self.promise_to_poll(&sender);
         Some(sender)
     }

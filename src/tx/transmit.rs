@@ -12,7 +12,7 @@ use super::deferral::Scheduled;
 use super::ready_list::Head;
 use super::writer::{Moved, Outcome, Segment};
 use super::{
-    BLOCKED, BRIEFLY, BROKEN, CALLER_POLLS, CLOSING, Connection, PAUSED, SHUTDOWN, Sender,
+    BLOCKED, BRIEFLY, BROKEN, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SHUTDOWN, Sender,
 };
 use crate::engine::{Sealed, SealedRecord};
 use crate::error::{Error, Result};
@@ -128,6 +128,16 @@ impl Connection {
     /// its time.
     pub fn waits_briefly(&self) -> bool {
         self.is(BRIEFLY)
+    }
+
+    /// The program turns to receiving: its answer is complete, as far as it goes.
+    pub fn heard(self: &Arc<Self>) {
+        if !self.is(HEARD) {
+            self.set(HEARD);
+        }
+        if self.is(BRIEFLY) && self.deferral.is_scheduled() {
+            self.push_deferred(By::Caller);
+        }
     }
 
     /// There is room in the socket again.
