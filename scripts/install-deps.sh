@@ -55,6 +55,10 @@ programs)
     need postgresql test -d /usr/lib/postgresql
     need nodejs has node
     need wget has wget
+    need mosquitto has mosquitto
+    need mosquitto-clients has mosquitto_pub
+    need haproxy has haproxy
+    need default-jdk-headless has javac
     ;;
 unchanged)
     need git has git

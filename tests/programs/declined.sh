@@ -65,6 +65,33 @@ if command -v node >/dev/null; then
     NODE_EXTRA_CA_CERTS=$work/ca.pem same 'Node.js' "$work/file" "${with_uktls[@]}" node -e \
         'require("https").get(process.argv[1], r => r.pipe(process.stdout))' "https://localhost:$port/"
 fi
+if command -v haproxy >/dev/null; then
+    backend=$port
+    free_port
+    cat "$work/localhost.key" "$work/localhost.pem" >"$work/both.pem"
+    cat >"$work/haproxy.cfg" <<CONF
+defaults
+    mode http
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+frontend test
+    bind 127.0.0.1:$port ssl crt $work/both.pem
+    default_backend test
+backend test
+    server test 127.0.0.1:$backend ssl verify none
+CONF
+    python=$server
+    start haproxy -db -f "$work/haproxy.cfg"
+    wait_for_port
+    for version in 1.2 1.3; do
+        same "HAProxy, TLS $version" "$work/file" "${get[@]}" "https://localhost:$port/" --tls-max "$version"
+        got=$("${get[@]}" -T "$work/file" "https://localhost:$port/" --tls-max "$version") || got="curl: $?"
+        check "HAProxy, TLS $version, upload" [ "$got" = "$(hash_of <"$work/file")" ]
+    done
+    stop TERM || true
+    server=$python
+fi
 check 'no keys of the clients taken' [ "$(total tx_sw)$(total rx_sw)" = 00 ]
 stop INT
 summary

@@ -63,4 +63,38 @@ CONF
     check "stunnel, $version: ends" stop TERM
     went_through "stunnel, $version: sealed by uktls" tx_bytes 20000003
 done
+
+# --- mosquitto: a broker, a publisher and a subscriber, all with uktls ------------------------------------
+
+forget
+free_port
+cat >"$work/mosquitto.conf" <<CONF
+listener $port 127.0.0.1
+allow_anonymous true
+cafile $work/ca.pem
+certfile $work/localhost.pem
+keyfile $work/localhost.key
+CONF
+# Does not run as root, and goes over to another user.
+[ "$(id -u)" != 0 ] || chmod 644 "$work/localhost.key"
+touch "$work/stats" "$work/log"
+chmod 666 "$work/stats" "$work/log"
+start mosquitto -c "$work/mosquitto.conf"
+wait_for_port
+to=(-h localhost -p "$port" --cafile "$work/ca.pem" -q 1 -t test)
+for version in tlsv1.2 tlsv1.3; do
+    "${with_uktls[@]}" mosquitto_sub "${to[@]}" --tls-version "$version" -C 1 -N -W 30 >"$work/came" &
+    subscriber=$!
+    # Not kept by the broker, so the subscriber has to be there first.
+    for i in $(seq 50); do
+        sleep 0.1
+        "${with_uktls[@]}" mosquitto_pub "${to[@]}" --tls-version "$version" -f "$work/file" || true
+        [ ! -s "$work/came" ] || break
+    done
+    check "mosquitto, $version" wait "$subscriber"
+    same "mosquitto, $version: what came" "$work/file" cat "$work/came"
+done
+stop TERM || true
+went_through 'mosquitto: sealed by uktls' tx_bytes $((4 * 20000003))
+
 summary
