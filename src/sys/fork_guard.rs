@@ -80,6 +80,10 @@ impl Page {
             // the fork handler's part of the protection.
             return Page(core::ptr::from_ref(&FALLBACK).cast_mut().cast());
         };
+        // Miri knows no advice, and does not fork.
+        if cfg!(miri) {
+            return Page(page);
+        }
         // Linux before 4.14 does not know the advice: there the fork handler is the protection.
         // SAFETY: the range is the mapping just made.
         let _ = unsafe { rustix::mm::madvise(page, PAGE_LEN, Advice::LinuxWipeOnFork) };
