@@ -43,24 +43,43 @@ impl Counter {
 /// One more of what a counter counts now, for as long as this lives.
 #[derive(Debug)]
 pub struct Current {
-    counter: &'static Counter,
-    epoch: u64,
+    gauge: Gauge,
+    /// The lower half of it: every connection has one of these.
+    epoch: u32,
+}
+
+/// What is counted so.
+#[derive(Clone, Copy, Debug)]
+pub enum Gauge {
+    /// [`Stats::curr_tx_sw`].
+    Sending,
+    /// [`Stats::curr_rx_sw`].
+    Receiving,
+}
+
+impl Gauge {
+    fn counter(self) -> &'static Counter {
+        match self {
+            Gauge::Sending => &STATS.curr_tx_sw,
+            Gauge::Receiving => &STATS.curr_rx_sw,
+        }
+    }
 }
 
 impl Current {
     /// Counts it.
-    pub fn new(counter: &'static Counter) -> Current {
-        counter.add(1);
-        let epoch = fork_guard::epoch();
-        Current { counter, epoch }
+    pub fn new(gauge: Gauge) -> Current {
+        gauge.counter().add(1);
+        let epoch = fork_guard::epoch() as u32;
+        Current { gauge, epoch }
     }
 }
 
 impl Drop for Current {
     fn drop(&mut self) {
         // The child of a raw `clone` has copies of its parent's, and may have its parent's counters.
-        if self.epoch == fork_guard::epoch() {
-            self.counter.sub(1);
+        if self.epoch == fork_guard::epoch() as u32 {
+            self.gauge.counter().sub(1);
         }
     }
 }

@@ -44,7 +44,15 @@ impl Results {
             .collect::<Result<_>>()?;
         let mut results: Vec<_> = peers.iter().map(|&peer| (peer, Vec::new())).collect();
         for round in 0..effort.rounds {
-            for ((peer, samples), &messages) in results.iter_mut().zip(&work) {
+            // Where in a round a peer comes, and behind whom, is worth a third with large messages: no peer keeps its place.
+            let mut order: Vec<usize> = (0..peers.len()).collect();
+            order.rotate_left(round % peers.len().max(1));
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for at in order {
+                let (peer, samples) = &mut results[at];
+                let messages = work[at];
                 let before = counters()?;
                 samples.push(measure(scenario, *peer, sink, messages, effort.placement)?);
                 if effort.show_counters {

@@ -43,7 +43,7 @@ use rustix::io::Errno;
 use crate::aead::{Choice, Cipher, Provider, TrafficKeys};
 use crate::error::{PendingError, Result};
 use crate::record::{RecordNumber, Version};
-use crate::stats::{Current, STATS};
+use crate::stats::{Current, Gauge, STATS};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::receive::Receive;
 
@@ -175,7 +175,7 @@ impl Receiver {
             joint: OnceLock::new(),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            _counted: Current::new(&STATS.curr_rx_sw),
+            _counted: Current::new(Gauge::Receiving),
         }))
     }
 

@@ -53,7 +53,7 @@ use crate::aead::{Choice, Cipher, RecordSealer, TrafficKeys};
 use crate::engine::{Engine, Kind};
 use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumber, RecordNumbers, Version};
-use crate::stats::{Current, STATS};
+use crate::stats::{Current, Gauge, STATS};
 use crate::sync::{Event, Mutex, MutexGuard, lock, try_lock};
 use crate::sys::kept::Kept;
 use crate::sys::net::Sys;
@@ -257,7 +257,7 @@ impl Connection {
             watched: AtomicBool::new(false),
             rekeys_ok: AtomicU32::new(0),
             rekeys_refused: AtomicU32::new(0),
-            _counted: Current::new(&STATS.curr_tx_sw),
+            _counted: Current::new(Gauge::Sending),
         }
     }
 

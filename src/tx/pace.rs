@@ -112,7 +112,7 @@ impl Pace {
 
     /// As if there had been many answers of `calls` calls.
     #[cfg(test)]
-    pub(super) fn after_answers_of(calls: u32) -> Pace {
+    pub(super) fn after_answers_of(calls: u8) -> Pace {
         Pace {
             bursts: Bursts {
                 now: calls,
@@ -135,12 +135,12 @@ impl Pace {
 #[derive(Debug)]
 struct Bursts {
     /// Calls of this burst so far.
-    now: u32,
+    now: u8,
     /// Calls of each of the bursts before, and how many of them in a row there were.
-    usual: u32,
-    alike: u32,
+    usual: u8,
+    alike: u16,
     /// So many in a row are believed; more with every time that it was wrong.
-    needed: u32,
+    needed: u16,
 }
 
 impl Default for Bursts {
@@ -173,7 +173,7 @@ impl Bursts {
     }
 
     fn believes(&self) -> bool {
-        self.alike >= self.needed && self.usual <= STREAK
+        self.alike >= self.needed && u32::from(self.usual) <= STREAK
     }
 
     fn expect_more(&self) -> bool {
@@ -203,11 +203,11 @@ const LOOK: u32 = 4;
 const STREAK: u32 = 4;
 
 /// This many bursts of the same number of calls tell how many the next one has.
-const ALIKE: u32 = 4;
+const ALIKE: u16 = 4;
 
 /// What was expected and did not come has waited for the worker: a connection on which that happens
 /// over and over does not wait often.
-const ALIKE_MAX: u32 = 1024;
+const ALIKE_MAX: u16 = 1024;
 
 /// The question costs a tenth of a fast exchange, so one that goes on is asked about rarely.
 const STREAK_MAX: u32 = 256;
