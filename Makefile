@@ -36,7 +36,7 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-preload test-interop test-selftest test-programs test-unchanged test-referee test-conformance conformance miri asan tsan \
+	test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
@@ -204,6 +204,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-link
 	@$(MAKE) --no-print-directory test-install
 	@$(MAKE) --no-print-directory test-c
+	@$(MAKE) --no-print-directory test-accelerator
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-preload
 	@$(MAKE) --no-print-directory test-interop
@@ -247,6 +248,12 @@ test-install:
 
 test-c:
 	$(STAGED) $(MAKE) --no-print-directory -C c-tests check
+
+# The C tests over an accelerator that is slow, out of order, full, failing, gone.
+test-accelerator:
+	@$(MAKE) --no-print-directory -C c-tests/accelerator
+	@$(STAGED) $(MAKE) --no-print-directory -C c-tests all
+	$(STAGED) c-tests/accelerator/run.sh $(BUILD)/accelerator $(BUILD)/c-tests
 
 test-valgrind:
 	$(STAGED) $(MAKE) --no-print-directory -C c-tests valgrind

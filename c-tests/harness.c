@@ -520,6 +520,7 @@ const char *engine_name(int engine)
 {
     return engine == UKTLS_ENGINE_INLINE    ? "inline"
            : engine == UKTLS_ENGINE_THREADS ? "threads"
+           : engine == UKTLS_ENGINE_OPENSSL ? "openssl"
                                             : "auto";
 }
 
@@ -564,14 +565,15 @@ int run_once(const char *file, const struct CMUnitTest *tests, size_t count)
 int run_engines(const char *file, const struct CMUnitTest *tests, size_t count)
 {
     const char *only = getenv("UKTLS_ENGINE");
-    static const int engines[] = {UKTLS_ENGINE_INLINE, UKTLS_ENGINE_THREADS, UKTLS_ENGINE_AUTO};
+    static const int engines[] = {UKTLS_ENGINE_INLINE, UKTLS_ENGINE_THREADS, UKTLS_ENGINE_AUTO, UKTLS_ENGINE_OPENSSL};
     int failed = 0, ran = 0;
     /* Before any thread starts. */
     (void)pattern(0, 1);
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (size_t i = 0; i < sizeof engines / sizeof engines[0]; i++) {
         char name[64];
-        if (only && strcmp(only, engine_name(engines[i])))
+        /* "openssl:" and the accelerator's name. */
+        if (only ? strncmp(only, engine_name(engines[i]), strcspn(only, ":")) : engines[i] == UKTLS_ENGINE_OPENSSL)
             continue;
         use_engine(engines[i]);
         snprintf(name, sizeof name, "%s with engine %s", file, engine_name(engines[i]));

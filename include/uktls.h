@@ -65,6 +65,11 @@
 /* Seal on the thread pool. */
 #define UKTLS_ENGINE_THREADS 2
 
+/* Seal on the accelerator behind OpenSSL that `UKTLS_ENGINE=openssl:<id>` names; EINVAL for `uktls_configure`
+ * if it names none.
+ */
+#define UKTLS_ENGINE_OPENSSL 3
+
 /* The fastest AEAD implementation present, per cipher. */
 #define UKTLS_AEAD_AUTO 0
 

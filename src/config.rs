@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::aead::Choice;
-use crate::engine::Kind;
+use crate::engine::{Fallback, Kind};
 
 /// When sockets are taken over by the preload library (`UKTLS_MODE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,6 +28,12 @@ pub struct Config {
     pub mode: Mode,
     /// `UKTLS_ENGINE`.
     pub engine: Kind,
+    /// The accelerator of `UKTLS_ENGINE=openssl:<id>`: the name or path of a provider or ENGINE.
+    pub accelerator: Option<String>,
+    /// `UKTLS_ENGINE_FALLBACK`.
+    pub fallback: Fallback,
+    /// `UKTLS_ENGINE_TIMEOUT_MS`: when a record counts as lost by the accelerator.
+    pub engine_timeout: Duration,
     /// `UKTLS_AEAD`.
     pub aead: Choice,
     /// `UKTLS_THREADS`: sealing threads; by default one less than there are processors.
@@ -56,6 +62,9 @@ impl Default for Config {
         Config {
             mode: Mode::Auto,
             engine: Kind::Auto,
+            accelerator: None,
+            fallback: Fallback::Software,
+            engine_timeout: Duration::from_secs(5),
             aead: Choice::Auto,
             threads: None,
             tx_queue: 1024 * 1024,
@@ -87,7 +96,22 @@ impl Config {
             v.parse().ok().map(|v| config.mode = v)
         });
         set("UKTLS_ENGINE", &mut |v| {
-            v.parse().ok().map(|v| config.engine = v)
+            match v.strip_prefix("openssl:").filter(|id| !id.is_empty()) {
+                Some(id) => {
+                    config.engine = Kind::Accelerator;
+                    config.accelerator = Some(id.to_owned());
+                }
+                None => config.engine = v.parse().ok()?,
+            }
+            Some(())
+        });
+        set("UKTLS_ENGINE_FALLBACK", &mut |v| {
+            v.parse().ok().map(|v| config.fallback = v)
+        });
+        set("UKTLS_ENGINE_TIMEOUT_MS", &mut |v| {
+            let ms = v.parse().ok().filter(|ms| *ms > 0)?;
+            config.engine_timeout = Duration::from_millis(ms);
+            Some(())
         });
         set("UKTLS_AEAD", &mut |v| {
             v.parse().ok().map(|v| config.aead = v)
@@ -137,6 +161,17 @@ impl FromStr for Kind {
             "auto" => Ok(Kind::Auto),
             "inline" => Ok(Kind::Inline),
             "threads" => Ok(Kind::Threads),
+            _ => Err(()),
+        }
+    }
+}
+
+impl FromStr for Fallback {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "software" => Ok(Fallback::Software),
+            "error" => Ok(Fallback::Error),
             _ => Err(()),
         }
     }

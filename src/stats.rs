@@ -161,6 +161,10 @@ stats! {
     sealed_inline,
     /// Records sealed on the thread pool.
     sealed_threads,
+    /// Records sealed on an accelerator.
+    sealed_accelerator,
+    /// Records that the accelerator failed or lost.
+    accelerator_failed,
     /// Sockets that the preload library left to their program.
     declined,
     /// Of those, because the TLS library writes by functions of the program.
@@ -192,7 +196,7 @@ impl Segment {
     /// "uktlsCNT".
     pub const MAGIC: u64 = u64::from_be_bytes(*b"uktlsCNT");
     /// Rises when the layout changes.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
     /// Bytes in front of the counters, which are 8 bytes each, in the order of [`Stats::NAMES`].
     pub const HEAD_LEN: usize = 40;
     /// The whole file.
@@ -231,9 +235,9 @@ pub(crate) fn append_to_file(config: &crate::config::Config) {
         return;
     };
     // On the stack: the process may end in a handler of a signal that came inside `malloc`.
-    let mut line = [0u8; 1024];
+    let mut line = [0u8; 2048];
     let mut rest = &mut line[..];
-    // As long as twenty numbers of 64 bits can be, and their names.
+    // As long as forty numbers of 64 bits can be, and their names.
     let _ = write_json(&mut rest, std::process::id());
     let left = rest.len();
     let line = &line[..line.len() - left];
@@ -290,6 +294,8 @@ fn write_json(line: &mut dyn std::io::Write, pid: u32) -> std::io::Result<()> {
         ("queue_bytes_max", &s.queue_bytes_max),
         ("sealed_inline", &s.sealed_inline),
         ("sealed_threads", &s.sealed_threads),
+        ("sealed_accelerator", &s.sealed_accelerator),
+        ("accelerator_failed", &s.accelerator_failed),
     ];
     write!(line, "{{\"pid\":{pid}")?;
     for (name, counter) in fields {

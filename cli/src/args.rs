@@ -34,9 +34,10 @@ pub struct Run {
     /// Which sockets are taken over: those that the kernel's own TLS would not serve, all, or none
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
-    /// Who seals records: the calling thread, a pool, or whoever is faster
-    #[arg(long, value_enum)]
-    pub engine: Option<Engine>,
+    /// Who seals records: the calling thread (inline), a pool (threads), whoever is faster (auto), or the
+    /// accelerator that an OpenSSL provider or ENGINE has (openssl:ID)
+    #[arg(long, value_name = "auto|inline|threads|openssl:ID", value_parser = engine)]
+    pub engine: Option<String>,
     /// Whose implementation of the ciphers
     #[arg(long, value_enum)]
     pub aead: Option<Aead>,
@@ -124,10 +125,16 @@ choices! {
     Mode { Auto = "auto", Always = "always", Off = "off" }
 }
 choices! {
-    /// `UKTLS_ENGINE`.
-    Engine { Auto = "auto", Inline = "inline", Threads = "threads" }
-}
-choices! {
     /// `UKTLS_AEAD`, less what the preload library does not have.
     Aead { Auto = "auto", AwsLc = "aws-lc", RustCrypto = "rustcrypto" }
+}
+
+fn engine(text: &str) -> Result<String, &'static str> {
+    let named = text
+        .strip_prefix("openssl:")
+        .is_some_and(|id| !id.is_empty());
+    match named || ["auto", "inline", "threads"].contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err("auto, inline, threads, or openssl: and an ID"),
+    }
 }

@@ -49,10 +49,7 @@ fn settings(options: &args::Run) -> Vec<(&'static str, OsString)> {
     let mut settings = Vec::new();
     let mut set = |name, value: Option<OsString>| settings.extend(value.map(|value| (name, value)));
     set("UKTLS_MODE", options.mode.map(|mode| mode.text().into()));
-    set(
-        "UKTLS_ENGINE",
-        options.engine.map(|engine| engine.text().into()),
-    );
+    set("UKTLS_ENGINE", options.engine.clone().map(Into::into));
     set("UKTLS_AEAD", options.aead.map(|aead| aead.text().into()));
     set(
         "UKTLS_THREADS",

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::record::{NONCE_LEN, NonceForm, Version};
 
 pub use keys::{SecretKey, StaticIv, TrafficKeys};
-pub use sealer::{RecordOpener, RecordSealer};
+pub use sealer::{Accelerated, RecordOpener, RecordSealer};
 
 /// One key of one AEAD. Nonces are the caller's business.
 pub trait Aead: Send + Sync {

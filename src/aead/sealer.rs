@@ -12,6 +12,23 @@ use crate::record::{
 /// each with numbers of its own.
 pub struct RecordSealer {
     direction: Direction,
+    accelerated: Option<Box<dyn Accelerated>>,
+}
+
+/// A key at work somewhere else than on this processor.
+pub trait Accelerated: Send + Sync {
+    /// As [`Aead::seal`], but the thread may do something else meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::SealFailed`].
+    fn seal(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        plain: &[u8],
+        extra: &[u8],
+        out: &mut [u8],
+    ) -> Result<()>;
 }
 
 /// Opens the records of one direction.
@@ -64,7 +81,23 @@ impl RecordSealer {
     pub fn new(keys: &TrafficKeys, choice: Choice) -> Result<RecordSealer> {
         Ok(RecordSealer {
             direction: Direction::new(keys, choice)?,
+            accelerated: None,
         })
+    }
+
+    /// Has an accelerator seal what is sealed by [`RecordSealer::seal_accelerated`].
+    #[must_use]
+    pub fn accelerated_by(self, accelerated: Option<Box<dyn Accelerated>>) -> RecordSealer {
+        RecordSealer {
+            accelerated,
+            ..self
+        }
+    }
+
+    /// Whether an accelerator has the key.
+    #[must_use]
+    pub fn is_accelerated(&self) -> bool {
+        self.accelerated.is_some()
     }
 
     /// Implementation in use.
@@ -114,18 +147,59 @@ impl RecordSealer {
         plain: &[u8],
         out: &mut [u8],
     ) -> Result<()> {
+        let aead = &self.direction.aead;
+        self.seal_by(
+            number,
+            content_type,
+            plain,
+            out,
+            |nonce, aad, extra, out| aead.seal(nonce, aad, plain, extra, out),
+        )
+    }
+
+    /// As [`RecordSealer::seal_from`], by the accelerator.
+    ///
+    /// # Errors
+    /// [`Error::SealFailed`], also if there is none.
+    pub fn seal_accelerated(
+        &self,
+        number: RecordNumber,
+        content_type: u8,
+        plain: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
+        let aead = self.accelerated.as_ref().ok_or(Error::SealFailed)?;
+        self.seal_by(
+            number,
+            content_type,
+            plain,
+            out,
+            |nonce, aad, extra, out| aead.seal(nonce, aad, plain, extra, out),
+        )
+    }
+
+    fn seal_by(
+        &self,
+        number: RecordNumber,
+        content_type: u8,
+        plain: &[u8],
+        out: &mut [u8],
+        seal: impl FnOnce(&[u8; NONCE_LEN], &[u8], &[u8], &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
         let d = &self.direction;
         let (prefix, sealed) = split(out, d.layout, plain.len())?;
         let nonce = self.write_prefix(prefix, number, content_type, sealed.len());
         match d.version {
             Version::Tls12 => {
                 let aad = record::aad_tls12(number.rec_seq, content_type, plain.len());
-                d.aead.seal(&nonce, &aad, plain, &[], sealed)
+                seal(&nonce, &aad, &[], sealed)
             }
-            Version::Tls13 => {
-                let aad = record::aad_tls13(sealed.len());
-                d.aead.seal(&nonce, &aad, plain, &[content_type], sealed)
-            }
+            Version::Tls13 => seal(
+                &nonce,
+                &record::aad_tls13(sealed.len()),
+                &[content_type],
+                sealed,
+            ),
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::guard::{guard, guard_infallible};
 use super::types::{
     UKTLS_AEAD_AUTO, UKTLS_AEAD_AWS_LC, UKTLS_AEAD_OPENSSL, UKTLS_AEAD_RUSTCRYPTO,
-    UKTLS_ENGINE_AUTO, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_THREADS, UKTLS_MODE_ALWAYS,
-    UKTLS_MODE_AUTO, UKTLS_MODE_OFF, uktls_config, uktls_info, uktls_stats,
+    UKTLS_ENGINE_AUTO, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_OPENSSL, UKTLS_ENGINE_THREADS,
+    UKTLS_MODE_ALWAYS, UKTLS_MODE_AUTO, UKTLS_MODE_OFF, uktls_config, uktls_info, uktls_stats,
 };
 use crate::aead::{Choice, Provider};
 use crate::config::{Config, Mode, THREADS_MAX, TX_QUEUE_MIN};
@@ -35,6 +35,10 @@ pub unsafe extern "C" fn uktls_configure(config: *const uktls_config) -> c_int {
         let config = unsafe { read(config) }?;
         let (mut new, complaints) = Config::from_lookup(|_| None);
         debug_assert!(complaints.is_empty());
+        // What only the environment says.
+        let current = registry::config();
+        new.accelerator.clone_from(&current.accelerator);
+        (new.fallback, new.engine_timeout) = (current.fallback, current.engine_timeout);
         new.mode = mode(config.mode)?;
         new.engine = engine(config.engine)?;
         new.aead = aead(config.aead)?;
@@ -155,6 +159,7 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
                 Kind::Auto => UKTLS_ENGINE_AUTO,
                 Kind::Inline => UKTLS_ENGINE_INLINE,
                 Kind::Threads => UKTLS_ENGINE_THREADS,
+                Kind::Accelerator => UKTLS_ENGINE_OPENSSL,
             },
             aead: match aead {
                 None => UKTLS_AEAD_AUTO,
@@ -250,6 +255,7 @@ fn engine(value: c_int) -> Result<Kind> {
         UKTLS_ENGINE_AUTO => Ok(Kind::Auto),
         UKTLS_ENGINE_INLINE => Ok(Kind::Inline),
         UKTLS_ENGINE_THREADS => Ok(Kind::Threads),
+        UKTLS_ENGINE_OPENSSL if registry::config().accelerator.is_some() => Ok(Kind::Accelerator),
         _ => Err(Error::Invalid),
     }
 }

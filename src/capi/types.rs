@@ -24,6 +24,9 @@ pub const UKTLS_ENGINE_AUTO: c_int = 0;
 pub const UKTLS_ENGINE_INLINE: c_int = 1;
 /// Seal on the thread pool.
 pub const UKTLS_ENGINE_THREADS: c_int = 2;
+/// Seal on the accelerator behind OpenSSL that `UKTLS_ENGINE=openssl:<id>` names; EINVAL for `uktls_configure`
+/// if it names none.
+pub const UKTLS_ENGINE_OPENSSL: c_int = 3;
 
 /// The fastest AEAD implementation present, per cipher.
 pub const UKTLS_AEAD_AUTO: c_int = 0;

@@ -5,13 +5,14 @@
 //! any thread, in any order; whoever submits puts the results back into order.
 #![forbid(unsafe_code)]
 
+pub mod accelerator;
 pub mod buffer;
 pub mod threads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::aead::RecordSealer;
+use crate::aead::{Accelerated, Cipher, RecordSealer};
 use crate::error::{Error, Result};
 use crate::record::RecordNumber;
 use crate::sys::pages::Pages;
@@ -28,12 +29,32 @@ pub enum Kind {
     Inline,
     /// Seal on the thread pool.
     Threads,
+    /// Seal on an accelerator behind OpenSSL.
+    Accelerator,
+}
+
+/// What becomes of a record that the accelerator does not seal (`UKTLS_ENGINE_FALLBACK`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// It is sealed by the processor.
+    #[default]
+    Software,
+    /// The connection breaks.
+    Error,
 }
 
 /// Takes jobs and runs each of them to its completion.
 pub trait Engine: Send + Sync {
     /// Takes `job` over. Its completion is called exactly once, perhaps before this returns.
     fn submit(&self, job: Job);
+
+    /// The key, at work where this engine seals, if that is not this processor.
+    ///
+    /// # Errors
+    /// [`Error::CipherMissing`] if there is no accelerator, and the processor is not to do its work.
+    fn accelerated(&self, _cipher: Cipher, _key: &[u8]) -> Result<Option<Box<dyn Accelerated>>> {
+        Ok(None)
+    }
 }
 
 /// Where a sealed record, or the news that it could not be sealed, goes.

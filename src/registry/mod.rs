@@ -22,6 +22,8 @@ use rustix::io::Errno;
 
 use crate::aead::TrafficKeys;
 use crate::config::Config;
+use crate::engine::Engine;
+use crate::engine::accelerator::Accelerator;
 use crate::engine::threads::Pool;
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
@@ -332,13 +334,19 @@ fn process() -> Result<Arc<Process>> {
         return Ok(process);
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = config()
+    let config = config();
+    let threads = config
         .threads
         .unwrap_or_else(|| cores.saturating_sub(1).max(1));
+    let mut pool: Arc<dyn Engine> = Arc::new(Pool::new(threads));
+    if let Some(id) = &config.accelerator {
+        let (fallback, timeout) = (config.fallback, config.engine_timeout);
+        pool = Arc::new(Accelerator::new(id, fallback, timeout, pool));
+    }
     let worker = Worker::new().map_err(Error::from)?;
     let shared = Arc::new(Shared {
         sys: &Linux,
-        pool: Arc::new(Pool::new(threads)),
+        pool,
         waker: Arc::new(worker),
     });
     let process = Arc::new(Process { shared, cores });

@@ -1,8 +1,11 @@
 //! The kernel and the C ABI, as the rest of the library sees them.
 
 pub mod abi;
+pub mod accelerator;
+pub mod async_job;
 pub mod fork_guard;
 pub mod kept;
+mod libcrypto;
 pub mod marks;
 pub mod members;
 pub mod net;

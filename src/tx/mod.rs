@@ -211,7 +211,7 @@ impl Connection {
         keys: TrafficKeys,
         pending: Arc<PendingError>,
     ) -> Result<Arc<Connection>> {
-        let sealer = Arc::new(RecordSealer::new(&keys, settings.aead)?);
+        let sealer = Arc::new(sealer(&shared, &settings, &keys)?);
         let sender = Sender {
             sealer,
             numbers: keys.numbers(),
@@ -310,7 +310,9 @@ impl Connection {
         // A rekey waits for a send in progress (CI-10).
         let _turn = lock(&self.turn);
         let result = match (self.private(), self.joint()) {
-            (Some(mut sender), _) => sender.rekey(keys, self.settings.aead),
+            (Some(mut sender), _) => {
+                sender.rekey(keys, |keys| sealer(&self.shared, &self.settings, keys))
+            }
             (None, Some(joint)) => self.rekey_shared(joint, keys),
             (None, None) => Err(Error::NotRecoverable),
         };
@@ -543,8 +545,23 @@ impl Connection {
     }
 }
 
+/// The keys, ready for the engine that is going to seal with them.
+fn sealer(shared: &Shared, settings: &Settings, keys: &TrafficKeys) -> Result<RecordSealer> {
+    let sealer = RecordSealer::new(keys, settings.aead)?;
+    Ok(match settings.engine {
+        Kind::Accelerator => {
+            sealer.accelerated_by(shared.pool.accelerated(keys.cipher, keys.key.bytes())?)
+        }
+        _ => sealer,
+    })
+}
+
 impl Sender {
-    fn rekey(&mut self, keys: impl FnOnce() -> Result<TrafficKeys>, choice: Choice) -> Result<()> {
+    fn rekey(
+        &mut self,
+        keys: impl FnOnce() -> Result<TrafficKeys>,
+        sealer: impl FnOnce(&TrafficKeys) -> Result<RecordSealer>,
+    ) -> Result<()> {
         if self.sealer.version() == Version::Tls12 {
             return Err(Error::KeysPresent);
         }
@@ -559,8 +576,9 @@ impl Sender {
         {
             return Err(Error::Invalid);
         }
+        let sealer = Arc::new(sealer(&keys)?);
         // Nothing can fail after this line.
-        self.sealer = Arc::new(RecordSealer::new(&keys, choice)?);
+        self.sealer = sealer;
         if old != new {
             self.used = self.used.iter().copied().chain([old]).collect();
         }

@@ -257,7 +257,7 @@ impl Connection {
     /// Whether a record more needs room first.
     pub(super) fn is_full(&self) -> bool {
         let limit = match self.settings.engine {
-            Kind::Threads => self.settings.queue_max,
+            Kind::Threads | Kind::Accelerator => self.settings.queue_max,
             Kind::Auto if self.may_hand_off() => self.settings.queue_max,
             _ => BATCH.min(self.settings.queue_max),
         };
@@ -439,6 +439,7 @@ impl Connection {
         match self.settings.engine {
             Kind::Inline => false,
             Kind::Threads => len >= HAND_OFF_MIN,
+            Kind::Accelerator => len >= ACCELERATE_MIN,
             Kind::Auto => streams && len >= HAND_OFF_MIN && self.settings.cores >= AUTO_CORES,
         }
     }
@@ -639,6 +640,10 @@ const TIMED: usize = 4096;
 
 /// Shorter records are sealed in the caller: handing one over costs more than sealing it.
 const HAND_OFF_MIN: usize = 4096;
+
+/// The same for an accelerator, which leaves the processor to the program. What is shorter fails in the call that
+/// sends it, as in the kernel.
+const ACCELERATE_MIN: usize = 1024;
 
 /// Open records up to this length join the run of the caller's records instead of keeping their
 /// own memory.

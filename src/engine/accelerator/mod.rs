@@ -1,0 +1,129 @@
+//! An accelerator behind OpenSSL: each record is an async job, and many are in flight.
+//!
+//! One thread begins the jobs, and resumes those that the accelerator tells of, in whatever order. What it fails,
+//! loses or does not know is sealed by the processor, or breaks the connection, as configured: the plaintext is kept until
+//! the record is sealed, and a record is sealed for the wire by one of the two only. The same plaintext under the same
+//! number is no second use of the number.
+//!
+//! None of it survives a `fork`: the child of a process that has begun jobs seals by the processor.
+#![forbid(unsafe_code)]
+
+mod reactor;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::{Engine, Fallback, Job};
+use crate::aead::{Accelerated, Cipher};
+use crate::error::{Error, Result};
+use crate::record::NONCE_LEN;
+use crate::sys::accelerator::{Device, DeviceCipher, DeviceKey};
+use crate::sys::thread;
+
+use reactor::Inbox;
+
+/// The engine `openssl:<id>`.
+pub struct Accelerator {
+    device: Option<&'static Device>,
+    fallback: Fallback,
+    timeout: Duration,
+    inbox: OnceLock<Option<Arc<Inbox>>>,
+    /// Seals what is none of the accelerator's business.
+    software: Arc<dyn Engine>,
+}
+
+impl Accelerator {
+    /// The accelerator named `id`, loaded by the first process that asks for it. `timeout` is after how long a record counts
+    /// as lost.
+    #[must_use]
+    pub fn new(
+        id: &str,
+        fallback: Fallback,
+        timeout: Duration,
+        software: Arc<dyn Engine>,
+    ) -> Accelerator {
+        Accelerator {
+            device: device(id),
+            fallback,
+            timeout,
+            inbox: OnceLock::new(),
+            software,
+        }
+    }
+
+    fn start(&self) -> Option<Arc<Inbox>> {
+        let inbox = Arc::new(Inbox::new().ok()?);
+        let (theirs, fallback, timeout) = (Arc::clone(&inbox), self.fallback, self.timeout);
+        let software = Arc::clone(&self.software);
+        thread::spawn_quiet("uktls-engine", move || {
+            reactor::run(&theirs, fallback, timeout, &*software);
+        })
+        .then_some(inbox)
+    }
+}
+
+impl Engine for Accelerator {
+    fn submit(&self, job: Job) {
+        if job.sealer.is_accelerated()
+            && let Some(inbox) = self.inbox.get_or_init(|| self.start())
+        {
+            return inbox.submit(job);
+        }
+        self.software.submit(job);
+    }
+
+    fn accelerated(&self, cipher: Cipher, key: &[u8]) -> Result<Option<Box<dyn Accelerated>>> {
+        let device = match (self.device, self.fallback) {
+            (Some(device), _) => device,
+            (None, Fallback::Software) => return Ok(None),
+            (None, Fallback::Error) => return Err(Error::CipherMissing),
+        };
+        let cipher = match cipher {
+            Cipher::AesGcm128 => DeviceCipher::AesGcm128,
+            Cipher::AesGcm256 => DeviceCipher::AesGcm256,
+            _ => return Ok(None),
+        };
+        let key = device.key(cipher, key);
+        Ok(key.map(|key| -> Box<dyn Accelerated> { Box::new(key) }))
+    }
+}
+
+impl Accelerated for DeviceKey {
+    fn seal(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        plain: &[u8],
+        extra: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
+        match DeviceKey::seal(self, nonce, aad, plain, extra, out) {
+            true => Ok(()),
+            false => Err(Error::SealFailed),
+        }
+    }
+}
+
+/// Loads the device, once; its threads live in the process that has done so.
+fn device(id: &str) -> Option<&'static Device> {
+    static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
+    static OWNER: AtomicU32 = AtomicU32::new(0);
+    let device = DEVICE.get_or_init(|| {
+        OWNER.store(std::process::id(), Ordering::Relaxed);
+        match Device::load(id) {
+            Ok(device) => Some(device),
+            Err(reason) => {
+                let message = format!("engine openssl:{id} cannot be loaded: {reason}");
+                log::error!("{message}");
+                eprintln!("uktls: {message}");
+                None
+            }
+        }
+    });
+    if OWNER.load(Ordering::Relaxed) != std::process::id() {
+        log::info!("engine openssl:{id} belongs to the parent process: sealing by the processor");
+        return None;
+    }
+    device.as_ref()
+}

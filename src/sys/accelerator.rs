@@ -1,0 +1,279 @@
+//! A crypto accelerator behind OpenSSL: a provider, or an ENGINE where libcrypto has them.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr::{null, null_mut};
+use std::ffi::CString;
+use std::sync::{Mutex, PoisonError};
+
+use super::libcrypto::{Libcrypto, Opaque};
+use super::secret::SecretBox;
+
+/// A loaded accelerator. Stays loaded for good.
+#[derive(Debug)]
+pub struct Device {
+    library: &'static Libcrypto,
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// A library context that has nothing but the provider.
+    Provider(Opaque),
+    Engine(Opaque),
+}
+
+// SAFETY: OpenSSL's contexts, providers and engines may be used by any thread.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+/// The ciphers that an accelerator is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceCipher {
+    /// AES-128-GCM.
+    AesGcm128,
+    /// AES-256-GCM.
+    AesGcm256,
+}
+
+impl Device {
+    /// Loads the provider, or else the ENGINE, with this name or at this path.
+    ///
+    /// # Errors
+    /// Why neither can be had.
+    pub fn load(id: &str) -> Result<Device, String> {
+        let library = Libcrypto::get()?;
+        let name = CString::new(id).map_err(|_| "a NUL in the name".to_owned())?;
+        // SAFETY: takes nothing.
+        if unsafe { (library.ASYNC_is_capable)() } != 1 {
+            return Err("this libcrypto has no async jobs".to_owned());
+        }
+        let no_provider = match provider(library, &name) {
+            Ok(source) => return Ok(Device { library, source }),
+            Err(reason) => reason,
+        };
+        match engine(library, &name) {
+            Ok(source) => Ok(Device { library, source }),
+            Err(no_engine) => Err(format!(
+                "as a provider: {no_provider}; as an ENGINE: {no_engine}"
+            )),
+        }
+    }
+
+    /// A key of a cipher, if the accelerator has that.
+    #[must_use]
+    pub fn key(&'static self, cipher: DeviceCipher, key: &[u8]) -> Option<DeviceKey> {
+        let (name, nid, key_len) = match cipher {
+            DeviceCipher::AesGcm128 => (c"AES-128-GCM", NID_AES_128_GCM, 16),
+            DeviceCipher::AesGcm256 => (c"AES-256-GCM", NID_AES_256_GCM, 32),
+        };
+        if key.len() != key_len {
+            return None;
+        }
+        let (cipher, engine) = match self.source {
+            // SAFETY: a live library context and strings; the cipher is never freed.
+            Source::Provider(context) => (
+                unsafe { (self.library.EVP_CIPHER_fetch)(context, name.as_ptr(), null()) },
+                null_mut(),
+            ),
+            // SAFETY: a live engine.
+            Source::Engine(engine) => (
+                unsafe { (self.library.ENGINE_get_cipher?)(engine, nid) },
+                engine,
+            ),
+        };
+        let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
+        bytes[..key_len].copy_from_slice(key);
+        (!cipher.is_null()).then(|| DeviceKey {
+            library: self.library,
+            cipher,
+            engine,
+            key: SecretBox::new(Bytes(*bytes)),
+            idle: Mutex::new(Vec::new()),
+        })
+    }
+}
+
+fn provider(library: &'static Libcrypto, name: &CStr) -> Result<Source, String> {
+    // SAFETY: takes nothing.
+    let context = unsafe { (library.OSSL_LIB_CTX_new)() };
+    if context.is_null() {
+        return Err(library.error());
+    }
+    // SAFETY: a live context and a string; both stay.
+    let loaded = unsafe { (library.OSSL_PROVIDER_load)(context, name.as_ptr()) };
+    match loaded.is_null() {
+        true => Err(library.error()),
+        false => Ok(Source::Provider(context)),
+    }
+}
+
+fn engine(library: &'static Libcrypto, name: &CStr) -> Result<Source, String> {
+    let (Some(by_id), Some(init), Some(command), Some(_)) = (
+        library.ENGINE_by_id,
+        library.ENGINE_init,
+        library.ENGINE_ctrl_cmd_string,
+        library.ENGINE_get_cipher,
+    ) else {
+        return Err("this libcrypto has none".to_owned());
+    };
+    let engine = if name.to_bytes().contains(&b'/') {
+        if let Some(init) = library.OPENSSL_init_crypto {
+            // SAFETY: a flag, and no settings.
+            unsafe { init(OPENSSL_INIT_ENGINE_DYNAMIC, null()) };
+        }
+        // SAFETY: a string.
+        let engine = unsafe { by_id(c"dynamic".as_ptr()) };
+        let done = !engine.is_null()
+            // SAFETY: a live engine and strings.
+            && unsafe { command(engine, c"SO_PATH".as_ptr(), name.as_ptr(), 0) } == 1
+            // SAFETY: as above.
+            && unsafe { command(engine, c"LOAD".as_ptr(), null(), 0) } == 1;
+        if done { engine } else { null_mut() }
+    } else {
+        // SAFETY: a string.
+        unsafe { by_id(name.as_ptr()) }
+    };
+    // SAFETY: a live engine, which stays.
+    if engine.is_null() || unsafe { init(engine) } != 1 {
+        return Err(library.error());
+    }
+    Ok(Source::Engine(engine))
+}
+
+/// A key at work on an accelerator. Sealing takes as many contexts as there are records in flight.
+pub struct DeviceKey {
+    library: &'static Libcrypto,
+    cipher: Opaque,
+    engine: Opaque,
+    key: SecretBox<Bytes>,
+    idle: Mutex<Vec<Context>>,
+}
+
+// SAFETY: the cipher is never changed, contexts are behind a lock, and each is used by one call at a time.
+unsafe impl Send for DeviceKey {}
+// SAFETY: as above.
+unsafe impl Sync for DeviceKey {}
+
+struct Bytes([u8; 32]);
+
+impl core::fmt::Debug for DeviceKey {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.write_str("DeviceKey")
+    }
+}
+
+impl DeviceKey {
+    /// Seals `plain` and then `extra` into `out`, whose last 16 bytes are the tag. May pause the async job
+    /// that it is called in. Returns whether it was done.
+    pub fn seal(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        plain: &[u8],
+        extra: &[u8],
+        out: &mut [u8],
+    ) -> bool {
+        let pooled = self.contexts().pop();
+        let Some(context) = pooled.or_else(|| self.context()) else {
+            return false;
+        };
+        // A context that failed is not used again.
+        let done = context.seal(nonce, aad, plain, extra, out).is_some();
+        if done {
+            self.contexts().push(context);
+        }
+        done
+    }
+
+    fn contexts(&self) -> std::sync::MutexGuard<'_, Vec<Context>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn context(&self) -> Option<Context> {
+        let library = self.library;
+        // SAFETY: takes nothing.
+        let context = unsafe { (library.EVP_CIPHER_CTX_new)() };
+        let context = (!context.is_null()).then_some(Context { library, context })?;
+        context.init(self.cipher, self.engine, null(), null())?;
+        context.control(EVP_CTRL_AEAD_SET_IVLEN, 12, null_mut())?;
+        context.init(null_mut(), null_mut(), self.key.0.as_ptr(), null())?;
+        Some(context)
+    }
+}
+
+#[derive(Debug)]
+struct Context {
+    library: &'static Libcrypto,
+    context: Opaque,
+}
+
+// SAFETY: a context may move between threads, it may only not be used by two at once.
+unsafe impl Send for Context {}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: made by EVP_CIPHER_CTX_new, not used again.
+        unsafe { (self.library.EVP_CIPHER_CTX_free)(self.context) };
+    }
+}
+
+impl Context {
+    fn init(&self, cipher: Opaque, engine: Opaque, key: *const u8, nonce: *const u8) -> Option<()> {
+        // SAFETY: a live context; key and nonce are null or as long as the cipher says.
+        let done = unsafe {
+            (self.library.EVP_CipherInit_ex)(self.context, cipher, engine, key, nonce, 1)
+        };
+        (done == 1).then_some(())
+    }
+
+    fn control(&self, command: c_int, value: c_int, data: *mut c_void) -> Option<()> {
+        // SAFETY: a live context; `data` is null or has `value` bytes.
+        let done =
+            unsafe { (self.library.EVP_CIPHER_CTX_ctrl)(self.context, command, value, data) };
+        (done == 1).then_some(())
+    }
+
+    /// `out` is null (additional data) or has the input's length.
+    fn update(&self, out: *mut u8, input: &[u8]) -> Option<()> {
+        let (mut written, len) = (0, input.len().try_into().ok()?);
+        let update = self.library.EVP_CipherUpdate;
+        // SAFETY: a live context; `out` as said above.
+        let done = unsafe { update(self.context, out, &raw mut written, input.as_ptr(), len) };
+        (done == 1 && (out.is_null() || written == len)).then_some(())
+    }
+
+    fn seal(
+        &self,
+        nonce: &[u8; 12],
+        aad: &[u8],
+        plain: &[u8],
+        extra: &[u8],
+        out: &mut [u8],
+    ) -> Option<()> {
+        let (text, rest) = out.split_at_mut_checked(plain.len())?;
+        let (tail, tag) = rest.split_at_mut_checked(extra.len())?;
+        if tag.len() != 16 {
+            return None;
+        }
+        self.init(null_mut(), null_mut(), null(), nonce.as_ptr())?;
+        self.update(null_mut(), aad)?;
+        for (input, out) in [(plain, text), (extra, tail)] {
+            if !input.is_empty() {
+                self.update(out.as_mut_ptr(), input)?;
+            }
+        }
+        let (mut nothing, mut written) = ([0u8; 16], 0);
+        let finish = self.library.EVP_CipherFinal_ex;
+        // SAFETY: a live context; this cipher writes nothing here.
+        let done = unsafe { finish(self.context, nothing.as_mut_ptr(), &raw mut written) };
+        (done == 1).then_some(())?;
+        self.control(EVP_CTRL_AEAD_GET_TAG, 16, tag.as_mut_ptr().cast())
+    }
+}
+
+const EVP_CTRL_AEAD_SET_IVLEN: c_int = 0x9;
+const EVP_CTRL_AEAD_GET_TAG: c_int = 0x10;
+const NID_AES_128_GCM: c_int = 895;
+const NID_AES_256_GCM: c_int = 901;
+const OPENSSL_INIT_ENGINE_DYNAMIC: u64 = 0x400;
