@@ -41,6 +41,7 @@ mood 'told by descriptor' "$provider" latency_us=50,lanes=8,jitter_us=20,notify=
 mood 'little room' "$provider" latency_us=20,lanes=2,depth=4 "${some[@]}"
 mood 'a fifth fails' "$provider" latency_us=50,lanes=8,jitter_us=40,fail=200000 "${some[@]}"
 UKTLS_ENGINE_TIMEOUT_MS=100 mood 'some are lost' "$provider" latency_us=50,lanes=8,lose=10000 "${some[@]}"
+UKTLS_ENGINE_TIMEOUT_MS=20 mood 'all are lost' "$provider" latency_us=50,lose=1000000 test_send
 mood 'it goes away' "$provider" latency_us=50,gone_after=20 "${some[@]}"
 mood 'it knows no async jobs' "$provider" latency_us=20,lanes=8,async=0 "${some[@]}"
 [ ! -f "$engine" ] || mood 'as an ENGINE' "$engine" latency_us=100,lanes=16,jitter_us=80 "${some[@]}"

@@ -234,12 +234,13 @@ impl Context {
         (done == 1).then_some(())
     }
 
-    /// `out` is null (additional data) or has the input's length.
-    fn update(&self, out: *mut u8, input: &[u8]) -> Option<()> {
-        let (mut written, len) = (0, input.len().try_into().ok()?);
+    /// The `len` bytes at `input` to `out`: the same memory, other memory of that length, or null (additional
+    /// data).
+    fn update(&self, out: *mut u8, input: *const u8, len: usize) -> Option<()> {
+        let (mut written, len) = (0, c_int::try_from(len).ok()?);
         let update = self.library.EVP_CipherUpdate;
-        // SAFETY: a live context; `out` as said above.
-        let done = unsafe { update(self.context, out, &raw mut written, input.as_ptr(), len) };
+        // SAFETY: a live context; the pointers as said above.
+        let done = unsafe { update(self.context, out, &raw mut written, input, len) };
         (done == 1 && (out.is_null() || written == len)).then_some(())
     }
 
@@ -251,17 +252,23 @@ impl Context {
         extra: &[u8],
         out: &mut [u8],
     ) -> Option<()> {
-        let (text, rest) = out.split_at_mut_checked(plain.len())?;
-        let (tail, tag) = rest.split_at_mut_checked(extra.len())?;
+        let len = plain.len() + extra.len();
+        let (text, tag) = out.split_at_mut_checked(len)?;
         if tag.len() != 16 {
             return None;
         }
         self.init(null_mut(), null_mut(), null(), nonce.as_ptr())?;
-        self.update(null_mut(), aad)?;
-        for (input, out) in [(plain, text), (extra, tail)] {
-            if !input.is_empty() {
-                self.update(out.as_mut_ptr(), input)?;
-            }
+        self.update(null_mut(), aad.as_ptr(), aad.len())?;
+        // One operation of the accelerator a record, not two: it has to be in one piece.
+        let input = if extra.is_empty() {
+            plain.as_ptr()
+        } else {
+            text[..plain.len()].copy_from_slice(plain);
+            text[plain.len()..].copy_from_slice(extra);
+            text.as_mut_ptr().cast_const()
+        };
+        if len > 0 {
+            self.update(text.as_mut_ptr(), input, len)?;
         }
         let (mut nothing, mut written) = ([0u8; 16], 0);
         let finish = self.library.EVP_CipherFinal_ex;

@@ -56,7 +56,8 @@ pub fn prepare_thread(most: usize) -> Result<(), String> {
 }
 
 impl<T> AsyncJob<T> {
-    /// A job that runs `body`. `told` is called, on any thread, when it is to be resumed.
+    /// A job that runs `body`. `told` is called, on any thread, when it is to be resumed: once a pause, as accelerators do,
+    /// so never when the job has ended.
     ///
     /// # Errors
     /// No libcrypto, no memory.

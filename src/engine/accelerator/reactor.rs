@@ -99,6 +99,8 @@ struct Reactor<'a> {
     /// Jobs that the accelerator had no room for.
     busy: HashSet<u64>,
     waiting: VecDeque<Job>,
+    /// Flights that count as lost and have not come back.
+    lost: usize,
     last: u64,
 }
 
@@ -120,6 +122,7 @@ pub(super) fn run(
         flights: HashMap::new(),
         busy: HashSet::new(),
         waiting: VecDeque::new(),
+        lost: 0,
         last: WAKE,
     };
     let mut events = Vec::with_capacity(EVENTS);
@@ -130,7 +133,7 @@ pub(super) fn run(
         for id in told.drain(..) {
             reactor.resume(id);
         }
-        while reactor.flights.len() < IN_FLIGHT
+        while reactor.flights.len() < IN_FLIGHT + reactor.lost
             && let Some(job) = reactor.waiting.pop_front()
         {
             reactor.begin(job);
@@ -218,6 +221,9 @@ impl Reactor<'_> {
         };
         let inbox = Arc::clone(self.inbox);
         let told = move || inbox.leave(|letters| letters.told.push(id));
+        if self.lost >= LOST_MAX {
+            return self.not_sealed(record);
+        }
         match AsyncJob::new(Box::new(body), Box::new(told)) {
             Ok(job) => {
                 let flight = Flight {
@@ -257,7 +263,10 @@ impl Reactor<'_> {
                 for fd in flight.watched {
                     forget(&self.inbox.epoll, fd);
                 }
-                let Some(record) = flight.record else { return };
+                let Some(record) = flight.record else {
+                    self.lost -= 1;
+                    return;
+                };
                 match landed {
                     Some(Landed {
                         result: Ok(()),
@@ -278,7 +287,11 @@ impl Reactor<'_> {
             .filter_map(|flight| flight.record.take())
             .collect();
         for record in lost {
-            log::warn!("the accelerator has lost a record");
+            self.lost += 1;
+            match self.lost {
+                LOST_MAX => log::error!("the accelerator has lost too much: it gets no more"),
+                _ => log::warn!("the accelerator has lost a record"),
+            }
             self.not_sealed(record);
         }
     }
@@ -367,6 +380,10 @@ const EVENTS: usize = 256;
 
 /// Records in flight; more wait in the queue, which is bounded by each connection's limit.
 const IN_FLIGHT: usize = 4096;
+
+/// An accelerator that has so many records and does not come back to them is dead: each further one would wait for its
+/// time-out. Their memory is lost, 60 KiB each.
+const LOST_MAX: usize = 256;
 
 /// How soon an accelerator without room is asked again.
 const RETRY: Duration = Duration::from_micros(50);
