@@ -285,6 +285,7 @@ int device_update(struct device_cipher *c, unsigned char *out, int *written, con
             ASYNC_WAIT_CTX_set_status(ASYNC_get_wait_ctx(job), ASYNC_STATUS_EAGAIN);
             ASYNC_pause_job();
         } else {
+            /* As a driver without async jobs does: asks again until there is room. */
             usleep(50);
         }
     }

@@ -90,6 +90,7 @@ static void test_an_incomplete_record_is_not_ready(void **state)
 static void *send_rest(void *argument)
 {
     struct mix *m = argument;
+    /* So that the call most likely waits, and is woken for single bytes; nothing rests on it. */
     usleep(20000);
     for (size_t at = 10; at < m->len; at++) {
         if (send(m->fd[1], m->record + at, 1, 0) != 1)
