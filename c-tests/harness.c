@@ -526,7 +526,10 @@ const char *engine_name(int engine)
 
 void use_engine(int engine)
 {
-    struct uktls_config config = {.size = sizeof config, .engine = engine, .threads = 2};
+    /* The accelerator by its settings, and not by the environment. */
+    struct uktls_config config = {.size = sizeof config, .engine = engine, .threads = 2,
+                                  .engine_id = getenv("UKTLS_TEST_ENGINE_ID"), .engine_in_flight = 300,
+                                  .engine_timeout_ms = getenv("UKTLS_TEST_ENGINE_ID") ? 2000 : 0};
     if (uktls_configure(&config) != 0) {
         perror("uktls_configure");
         exit(2);

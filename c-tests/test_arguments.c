@@ -590,6 +590,10 @@ static void test_configure_arguments(void **state)
         {"too many threads", {.threads = 1025}}, {"too many threads", {.threads = UINT32_MAX}},
         {"no level", {.log = ""}},          {"an unknown level", {.log = "loud"}},
         {"a level without its file", {.log = "debug:"}}, {"not UTF-8", {.log = "\xff\xfe"}},
+        {"fallback -1", {.engine_fallback = -1}}, {"fallback 3", {.engine_fallback = 3}},
+        {"too much in flight", {.engine_in_flight = 65537}},
+        {"no accelerator's name", {.engine = UKTLS_ENGINE_OPENSSL, .engine_id = ""}},
+        {"a name that is not UTF-8", {.engine = UKTLS_ENGINE_OPENSSL, .engine_id = "\xff"}},
     };
     struct world w;
     struct keys keys = tls13_keys();
@@ -609,6 +613,9 @@ static void test_configure_arguments(void **state)
         assert_int_equal(info.engine, current_engine);
         close_both(fd);
     }
+    /* The engines of this process are there already. */
+    struct uktls_config late = {.size = sizeof late, .engine = UKTLS_ENGINE_OPENSSL, .engine_id = "late"};
+    REFUSED(&w, "another accelerator", uktls_configure(&late), EBUSY);
     world_close(&w);
 }
 

@@ -119,8 +119,8 @@ static void test_as9_counters(void **state)
     assert_int_equal(after.records_from_caller + after.records_from_worker -
                          before.records_from_caller - before.records_from_worker,
                      CALLS);
-    assert_int_equal(after.sealed_inline + after.sealed_threads - before.sealed_inline -
-                         before.sealed_threads,
+    assert_int_equal(after.sealed_inline + after.sealed_threads + after.sealed_accelerator -
+                         before.sealed_inline - before.sealed_threads - before.sealed_accelerator,
                      CALLS);
     assert_true(after.transmit_calls > before.transmit_calls);
     assert_true(after.transmit_calls - before.transmit_calls <= CALLS);

@@ -65,10 +65,19 @@
 /* Seal on the thread pool. */
 #define UKTLS_ENGINE_THREADS 2
 
-/* Seal on the accelerator behind OpenSSL that `UKTLS_ENGINE=openssl:<id>` names; EINVAL for `uktls_configure`
- * if it names none.
+/* Seal on an accelerator behind OpenSSL: the one that `engine_id` names, or else `UKTLS_ENGINE=openssl:<id>`; EINVAL for
+ * `uktls_configure` if neither does.
  */
 #define UKTLS_ENGINE_OPENSSL 3
+
+/* As the environment says (`UKTLS_ENGINE_FALLBACK`), or else by software. */
+#define UKTLS_ENGINE_FALLBACK_DEFAULT 0
+
+/* What the accelerator does not seal is sealed by the processor. */
+#define UKTLS_ENGINE_FALLBACK_SOFTWARE 1
+
+/* What the accelerator does not seal breaks the connection; without an accelerator, keys are refused (ENOENT). */
+#define UKTLS_ENGINE_FALLBACK_ERROR 2
 
 /* The fastest AEAD implementation present, per cipher. */
 #define UKTLS_AEAD_AUTO 0
@@ -104,8 +113,18 @@ struct uktls_config {
      * 0: 60000.
      */
     uint32_t linger_ms;
-    /* Padding, 0. */
-    uint32_t reserved;
+    /* `UKTLS_ENGINE_FALLBACK_*`. This and what else is about an accelerator counts for the first connection of the process only. */
+    int engine_fallback;
+    /* Milliseconds after which a record counts as lost by the accelerator; 0: as the environment says, or else 5000. */
+    uint32_t engine_timeout_ms;
+    /* Most records, those of all connections, that the accelerator has at a time, up to 65536; 0: as the environment says, or
+     * else 4096.
+     */
+    uint32_t engine_in_flight;
+    /* The name or path of an OpenSSL provider or ENGINE, for `UKTLS_ENGINE_OPENSSL`; NULL: that of the environment. Once
+     * the process has had a connection, another one is refused (EBUSY).
+     */
+    const char *engine_id;
     /* A JSON line with the counters is appended to this file at exit; NULL: none. */
     const char *stats_file;
     /* `LEVEL` or `LEVEL:FILE`, LEVEL being error, warn, info, debug or trace; NULL: no log. */
@@ -172,6 +191,10 @@ struct uktls_stats {
     uint64_t sealed_inline;
     /* Records sealed on the thread pool. */
     uint64_t sealed_threads;
+    /* Records sealed on an accelerator. */
+    uint64_t sealed_accelerator;
+    /* Records that the accelerator has failed or lost; the processor has sealed them, or the connection has broken. */
+    uint64_t accelerator_failed;
     /* Connections that broke: by the network, by a failed seal, by an internal fault. */
     uint64_t errors;
 };
@@ -325,7 +348,8 @@ int tls_getsockopt(int fd, int level, int optname, void *optval, socklen_t *optl
  * names (uktls(7)); connections that exist keep the settings they were set up with.
  *
  * Returns 0, or -1 with errno, nothing having changed: EFAULT `config` is NULL; EINVAL its `size`
- * is not that of a known version, or a field has no such value.
+ * is not that of a known version, or a field has no such value; EBUSY another accelerator is named, and the process has
+ * had connections already.
  * Any thread may call it. Since 0.1.
  *
  * Requires:

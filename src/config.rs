@@ -34,6 +34,8 @@ pub struct Config {
     pub fallback: Fallback,
     /// `UKTLS_ENGINE_TIMEOUT_MS`: when a record counts as lost by the accelerator.
     pub engine_timeout: Duration,
+    /// `UKTLS_ENGINE_IN_FLIGHT`: most records that the accelerator has at a time, those of all connections.
+    pub engine_in_flight: usize,
     /// `UKTLS_AEAD`.
     pub aead: Choice,
     /// `UKTLS_THREADS`: sealing threads; by default one less than there are processors.
@@ -65,6 +67,7 @@ impl Default for Config {
             accelerator: None,
             fallback: Fallback::Software,
             engine_timeout: Duration::from_secs(5),
+            engine_in_flight: 4096,
             aead: Choice::Auto,
             threads: None,
             tx_queue: 1024 * 1024,
@@ -111,6 +114,11 @@ impl Config {
         set("UKTLS_ENGINE_TIMEOUT_MS", &mut |v| {
             let ms = v.parse().ok().filter(|ms| *ms > 0)?;
             config.engine_timeout = Duration::from_millis(ms);
+            Some(())
+        });
+        set("UKTLS_ENGINE_IN_FLIGHT", &mut |v| {
+            let records = v.parse().ok().filter(|n| (1..=IN_FLIGHT_MAX).contains(n))?;
+            config.engine_in_flight = records;
             Some(())
         });
         set("UKTLS_AEAD", &mut |v| {
@@ -195,6 +203,9 @@ impl FromStr for LogTarget {
 /// More sealing threads than any machine has processors for.
 pub const THREADS_MAX: usize = 1024;
 
+/// More records in flight than any accelerator has room for; each takes some 60 KiB.
+pub const IN_FLIGHT_MAX: usize = 65_536;
+
 /// Less room than one full record would never let a send proceed.
 pub const TX_QUEUE_MIN: usize = 32 * 1024;
 
@@ -226,6 +237,9 @@ mod tests {
         for (name, value) in [
             ("UKTLS_MODE", "perhaps"),
             ("UKTLS_ENGINE", "warp"),
+            ("UKTLS_ENGINE_FALLBACK", "none"),
+            ("UKTLS_ENGINE_TIMEOUT_MS", "0"),
+            ("UKTLS_ENGINE_IN_FLIGHT", "0"),
             ("UKTLS_AEAD", "rot13"),
             ("UKTLS_THREADS", "0"),
             ("UKTLS_TX_QUEUE", "1"),

@@ -73,6 +73,11 @@ pub enum Role {
     Sink,
     #[command(name = idle::SUBCOMMAND, hide = true)]
     Idle(idle::ChildArgs),
+    /// Measure throughput over an accelerator against records in flight, instead of the benchmarks
+    #[command(name = crate::accelerator::SUBCOMMAND)]
+    Accelerator(crate::accelerator::AcceleratorArgs),
+    #[command(name = crate::accelerator::CHILD, hide = true)]
+    Accelerated(crate::accelerator::ChildArgs),
     /// Print how fast each AEAD implementation seals records, instead of the benchmarks
     #[command(name = crate::aead::SUBCOMMAND)]
     Aead(crate::aead::AeadArgs),

@@ -2,6 +2,7 @@
 //!
 //! `README.md` beside this crate says what is measured and what is not.
 
+mod accelerator;
 mod aead;
 mod args;
 mod clock;
@@ -37,6 +38,8 @@ fn main() -> Result<()> {
         Some(Role::Sink) => sink::process::serve(),
         Some(Role::Idle(child)) => idle::child(child),
         Some(Role::Aead(table)) => aead::print(table),
+        Some(Role::Accelerator(args)) => accelerator::bench(args),
+        Some(Role::Accelerated(child)) => accelerator::child(child),
     }
 }
 

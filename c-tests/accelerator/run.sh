@@ -18,7 +18,7 @@ mood() {
     shift 3
     rm -f "$work/log"
     for program in "$@"; do
-        if ! UKTLS_ENGINE=openssl:$id UKTLS_ACCELERATOR=$settings,log=$work/log \
+        if ! UKTLS_ENGINE=${id:+openssl:$id} UKTLS_ACCELERATOR=$settings,log=$work/log \
             timeout 300 "$tests/$program" >"$work/out" 2>&1; then
             not_ok "$name: $program"
             grep -aE 'FAILED|ERROR|uktls:' "$work/out" | head -n 20
@@ -45,6 +45,7 @@ UKTLS_ENGINE_TIMEOUT_MS=20 mood 'all are lost' "$provider" latency_us=50,lose=10
 mood 'it goes away' "$provider" latency_us=50,gone_after=20 "${some[@]}"
 mood 'it knows no async jobs' "$provider" latency_us=20,lanes=8,async=0 "${some[@]}"
 [ ! -f "$engine" ] || mood 'as an ENGINE' "$engine" latency_us=100,lanes=16,jitter_us=80 "${some[@]}"
+UKTLS_TEST_ENGINE_ID=$provider mood 'by uktls_configure' '' latency_us=50,lanes=8 "${some[@]}"
 OPENSSL_MODULES=$accelerators mood 'by its name' uktls-accelerator latency_us=50,lanes=8 test_send
 
 # What cannot be loaded: a message, and the processor does it, or the keys are refused.

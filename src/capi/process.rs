@@ -7,12 +7,14 @@ use std::time::Duration;
 use super::guard::{guard, guard_infallible};
 use super::types::{
     UKTLS_AEAD_AUTO, UKTLS_AEAD_AWS_LC, UKTLS_AEAD_OPENSSL, UKTLS_AEAD_RUSTCRYPTO,
-    UKTLS_ENGINE_AUTO, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_OPENSSL, UKTLS_ENGINE_THREADS,
-    UKTLS_MODE_ALWAYS, UKTLS_MODE_AUTO, UKTLS_MODE_OFF, uktls_config, uktls_info, uktls_stats,
+    UKTLS_ENGINE_AUTO, UKTLS_ENGINE_FALLBACK_DEFAULT, UKTLS_ENGINE_FALLBACK_ERROR,
+    UKTLS_ENGINE_FALLBACK_SOFTWARE, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_OPENSSL,
+    UKTLS_ENGINE_THREADS, UKTLS_MODE_ALWAYS, UKTLS_MODE_AUTO, UKTLS_MODE_OFF, uktls_config,
+    uktls_info, uktls_stats,
 };
 use crate::aead::{Choice, Provider};
-use crate::config::{Config, Mode, THREADS_MAX, TX_QUEUE_MIN};
-use crate::engine::Kind;
+use crate::config::{Config, IN_FLIGHT_MAX, Mode, THREADS_MAX, TX_QUEUE_MIN};
+use crate::engine::{Fallback, Kind};
 use crate::error::{Error, Result};
 use crate::registry;
 use crate::stats::STATS;
@@ -22,7 +24,8 @@ use crate::sys::abi::{TLS_CONF_BASE, TLS_CONF_SW};
 /// names (uktls(7)); connections that exist keep the settings they were set up with.
 ///
 /// Returns 0, or -1 with errno, nothing having changed: EFAULT `config` is NULL; EINVAL its `size`
-/// is not that of a known version, or a field has no such value.
+/// is not that of a known version, or a field has no such value; EBUSY another accelerator is named, and the process has
+/// had connections already.
 /// Any thread may call it. Since 0.1.
 ///
 /// # Safety
@@ -35,12 +38,10 @@ pub unsafe extern "C" fn uktls_configure(config: *const uktls_config) -> c_int {
         let config = unsafe { read(config) }?;
         let (mut new, complaints) = Config::from_lookup(|_| None);
         debug_assert!(complaints.is_empty());
-        // What only the environment says.
-        let current = registry::config();
-        new.accelerator.clone_from(&current.accelerator);
-        (new.fallback, new.engine_timeout) = (current.fallback, current.engine_timeout);
         new.mode = mode(config.mode)?;
-        new.engine = engine(config.engine)?;
+        // SAFETY: NULL or a string, by our caller's promise.
+        set_accelerator(&mut new, &config, unsafe { text(config.engine_id) }?)?;
+        new.engine = engine(config.engine, new.accelerator.is_some())?;
         new.aead = aead(config.aead)?;
         new.threads = (config.threads != 0).then_some(config.threads as usize);
         if new.threads.is_some_and(|threads| threads > THREADS_MAX) {
@@ -60,7 +61,7 @@ pub unsafe extern "C" fn uktls_configure(config: *const uktls_config) -> c_int {
         new.log = log
             .map(|log| log.parse().map_err(|()| Error::Invalid))
             .transpose()?;
-        registry::configure(|current| *current = new);
+        registry::configure(|current| *current = new)?;
         Ok(0)
     })
 }
@@ -108,6 +109,8 @@ pub unsafe extern "C" fn uktls_get_stats(stats: *mut uktls_stats) -> c_int {
             queue_records_max: s.queue_records_max.get(),
             sealed_inline: s.sealed_inline.get(),
             sealed_threads: s.sealed_threads.get(),
+            sealed_accelerator: s.sealed_accelerator.get(),
+            accelerator_failed: s.accelerator_failed.get(),
             errors: s.errors.get(),
         };
         // SAFETY: `read` checked that the struct is as large as ours.
@@ -250,12 +253,39 @@ fn mode(value: c_int) -> Result<Mode> {
     }
 }
 
-fn engine(value: c_int) -> Result<Kind> {
+/// What is said of an accelerator; where nothing is, what has been said before, by the environment at first.
+fn set_accelerator(new: &mut Config, config: &uktls_config, id: Option<&str>) -> Result<()> {
+    let current = registry::config();
+    new.accelerator = id
+        .map(str::to_owned)
+        .or_else(|| current.accelerator.clone());
+    if new.accelerator.as_deref() == Some("") {
+        return Err(Error::Invalid);
+    }
+    new.fallback = match config.engine_fallback {
+        UKTLS_ENGINE_FALLBACK_DEFAULT => current.fallback,
+        UKTLS_ENGINE_FALLBACK_SOFTWARE => Fallback::Software,
+        UKTLS_ENGINE_FALLBACK_ERROR => Fallback::Error,
+        _ => return Err(Error::Invalid),
+    };
+    new.engine_timeout = match config.engine_timeout_ms {
+        0 => current.engine_timeout,
+        ms => Duration::from_millis(ms.into()),
+    };
+    new.engine_in_flight = match config.engine_in_flight as usize {
+        0 => current.engine_in_flight,
+        records @ 1..=IN_FLIGHT_MAX => records,
+        _ => return Err(Error::Invalid),
+    };
+    Ok(())
+}
+
+fn engine(value: c_int, has_accelerator: bool) -> Result<Kind> {
     match value {
         UKTLS_ENGINE_AUTO => Ok(Kind::Auto),
         UKTLS_ENGINE_INLINE => Ok(Kind::Inline),
         UKTLS_ENGINE_THREADS => Ok(Kind::Threads),
-        UKTLS_ENGINE_OPENSSL if registry::config().accelerator.is_some() => Ok(Kind::Accelerator),
+        UKTLS_ENGINE_OPENSSL if has_accelerator => Ok(Kind::Accelerator),
         _ => Err(Error::Invalid),
     }
 }

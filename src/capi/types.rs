@@ -24,9 +24,16 @@ pub const UKTLS_ENGINE_AUTO: c_int = 0;
 pub const UKTLS_ENGINE_INLINE: c_int = 1;
 /// Seal on the thread pool.
 pub const UKTLS_ENGINE_THREADS: c_int = 2;
-/// Seal on the accelerator behind OpenSSL that `UKTLS_ENGINE=openssl:<id>` names; EINVAL for `uktls_configure`
-/// if it names none.
+/// Seal on an accelerator behind OpenSSL: the one that `engine_id` names, or else `UKTLS_ENGINE=openssl:<id>`; EINVAL for
+/// `uktls_configure` if neither does.
 pub const UKTLS_ENGINE_OPENSSL: c_int = 3;
+
+/// As the environment says (`UKTLS_ENGINE_FALLBACK`), or else by software.
+pub const UKTLS_ENGINE_FALLBACK_DEFAULT: c_int = 0;
+/// What the accelerator does not seal is sealed by the processor.
+pub const UKTLS_ENGINE_FALLBACK_SOFTWARE: c_int = 1;
+/// What the accelerator does not seal breaks the connection; without an accelerator, keys are refused (ENOENT).
+pub const UKTLS_ENGINE_FALLBACK_ERROR: c_int = 2;
 
 /// The fastest AEAD implementation present, per cipher.
 pub const UKTLS_AEAD_AUTO: c_int = 0;
@@ -58,8 +65,16 @@ pub struct uktls_config {
     /// Milliseconds for which the exit of the process waits for a reader that takes nothing;
     /// 0: 60000.
     pub linger_ms: u32,
-    /// Padding, 0.
-    pub reserved: u32,
+    /// `UKTLS_ENGINE_FALLBACK_*`. This and what else is about an accelerator counts for the first connection of the process only.
+    pub engine_fallback: c_int,
+    /// Milliseconds after which a record counts as lost by the accelerator; 0: as the environment says, or else 5000.
+    pub engine_timeout_ms: u32,
+    /// Most records, those of all connections, that the accelerator has at a time, up to 65536; 0: as the environment says, or
+    /// else 4096.
+    pub engine_in_flight: u32,
+    /// The name or path of an OpenSSL provider or ENGINE, for `UKTLS_ENGINE_OPENSSL`; NULL: that of the environment. Once
+    /// the process has had a connection, another one is refused (EBUSY).
+    pub engine_id: *const c_char,
     /// A JSON line with the counters is appended to this file at exit; NULL: none.
     pub stats_file: *const c_char,
     /// `LEVEL` or `LEVEL:FILE`, LEVEL being error, warn, info, debug or trace; NULL: no log.
@@ -127,6 +142,10 @@ pub struct uktls_stats {
     pub sealed_inline: u64,
     /// Records sealed on the thread pool.
     pub sealed_threads: u64,
+    /// Records sealed on an accelerator.
+    pub sealed_accelerator: u64,
+    /// Records that the accelerator has failed or lost; the processor has sealed them, or the connection has broken.
+    pub accelerator_failed: u64,
     /// Connections that broke: by the network, by a failed seal, by an internal fault.
     pub errors: u64,
 }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::{Engine, Job};
+use crate::stats::STATS;
 use crate::sys::thread;
 
 /// A pool of sealing threads behind one queue.
@@ -45,6 +46,7 @@ impl Pool {
 
 impl Engine for Pool {
     fn submit(&self, job: Job) {
+        STATS.sealed_threads.add(1);
         match self.queue.get_or_init(|| self.start()) {
             Some(queue) => {
                 if let Err(rejected) = queue.send(job) {

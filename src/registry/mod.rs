@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use crate::aead::TrafficKeys;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::engine::accelerator::Accelerator;
+use crate::engine::accelerator::{Accelerator, Limits};
 use crate::engine::threads::Pool;
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
@@ -294,11 +294,19 @@ pub fn config() -> Arc<Config> {
 }
 
 /// Replaces the settings; connections that exist keep theirs.
-pub fn configure(change: impl FnOnce(&mut Config)) {
+///
+/// # Errors
+/// `EBUSY`: another accelerator, and the process has got its engines already.
+pub fn configure(change: impl FnOnce(&mut Config)) -> Result<()> {
     let mut config = (*config()).clone();
+    let accelerator = config.accelerator.clone();
     change(&mut config);
+    if config.accelerator != accelerator && PROCESS.load().is_some() {
+        return Err(Error::Os(Errno::BUSY));
+    }
     crate::logging::start(config.log.as_ref());
     CONFIG.store(Some(Arc::new(config)));
+    Ok(())
 }
 
 /// Forgets the worker and the pool, whose threads did not survive `fork`, and what they held.
@@ -340,8 +348,12 @@ fn process() -> Result<Arc<Process>> {
         .unwrap_or_else(|| cores.saturating_sub(1).max(1));
     let mut pool: Arc<dyn Engine> = Arc::new(Pool::new(threads));
     if let Some(id) = &config.accelerator {
-        let (fallback, timeout) = (config.fallback, config.engine_timeout);
-        pool = Arc::new(Accelerator::new(id, fallback, timeout, pool));
+        let limits = Limits {
+            fallback: config.fallback,
+            timeout: config.engine_timeout,
+            in_flight: config.engine_in_flight,
+        };
+        pool = Arc::new(Accelerator::new(id, limits, pool));
     }
     let worker = Worker::new().map_err(Error::from)?;
     let shared = Arc::new(Shared {

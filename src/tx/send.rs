@@ -507,7 +507,6 @@ impl Connection {
         let len = plain + sender.sealer.overhead();
         if hand_off {
             self.counts.queued.fetch_add(len as u64, Ordering::Relaxed);
-            STATS.sealed_threads.add(1);
             sender.sealed += 1;
             self.shared.pool.submit(Job {
                 sealer: Arc::clone(&sender.sealer),

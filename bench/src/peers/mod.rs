@@ -9,7 +9,9 @@ mod uktls;
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
-use ::uktls::capi::types::{UKTLS_ENGINE_AUTO, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_THREADS};
+use ::uktls::capi::types::{
+    UKTLS_ENGINE_AUTO, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_OPENSSL, UKTLS_ENGINE_THREADS,
+};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -174,6 +176,13 @@ fn expect_ready(mut socket: &TcpStream) -> Result<()> {
     Ok(())
 }
 
+fn greet(address: SocketAddr, hello: Hello) -> Result<TcpStream> {
+    let mut socket = TcpStream::connect(address).context("connecting to the sink")?;
+    socket.set_nodelay(true)?;
+    hello.write_to(&mut socket)?;
+    Ok(socket)
+}
+
 /// A connection to the sink, ready for messages.
 pub struct Connection {
     sender: Box<dyn Sender>,
@@ -182,9 +191,7 @@ pub struct Connection {
 impl Connection {
     pub fn open(peer: PeerKind, address: SocketAddr, mut hello: Hello) -> Result<Self> {
         hello.handshake = peer.handshakes();
-        let mut socket = TcpStream::connect(address).context("connecting to the sink")?;
-        socket.set_nodelay(true)?;
-        hello.write_to(&mut socket)?;
+        let socket = greet(address, hello)?;
         let sender: Box<dyn Sender> = match peer {
             PeerKind::Plain => Box::new(plain::Plain { socket }),
             PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket)?),
@@ -193,6 +200,17 @@ impl Connection {
             PeerKind::Threads => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_THREADS)?),
             PeerKind::Auto => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_AUTO)?),
         };
+        Self::ready(sender)
+    }
+
+    /// uktls over the accelerator that the environment names, with room for `queue` bytes.
+    pub fn accelerated(address: SocketAddr, hello: Hello, queue: usize) -> Result<Self> {
+        let socket = greet(address, hello)?;
+        let sender = uktls::Uktls::attach_with_queue(socket, UKTLS_ENGINE_OPENSSL, queue)?;
+        Self::ready(Box::new(sender))
+    }
+
+    fn ready(sender: Box<dyn Sender>) -> Result<Self> {
         let connection = Self { sender };
         ensure!(connection.read_byte()? == READY, "the sink is not ready");
         Ok(connection)

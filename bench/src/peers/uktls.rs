@@ -29,7 +29,12 @@ pub struct Uktls {
 impl Uktls {
     /// Give `socket` random TLS 1.3 AES-128-GCM keys, with `UKTLS_ENGINE_*` to seal the records.
     pub fn attach(socket: TcpStream, engine: c_int) -> Result<Self> {
-        configure(engine)?;
+        Self::attach_with_queue(socket, engine, DEFAULT_QUEUE)
+    }
+
+    /// As [`Self::attach`], with room for `queue` bytes that are accepted and not yet sent.
+    pub fn attach_with_queue(socket: TcpStream, engine: c_int, queue: usize) -> Result<Self> {
+        configure(engine, queue)?;
         let crypto_info = crypto_info()?;
         // SAFETY: `crypto_info` is readable for its length.
         let done = unsafe {
@@ -47,7 +52,7 @@ impl Uktls {
 
     /// Give `socket` the keys that the sink seals with for those who do not come from a handshake.
     pub fn attach_receiver(socket: TcpStream) -> Result<Self> {
-        configure(UKTLS_ENGINE_AUTO)?;
+        configure(UKTLS_ENGINE_AUTO, DEFAULT_QUEUE)?;
         // SAFETY: `CRYPTO_INFO` is readable for its length.
         let done = unsafe {
             tls_rx_init(
@@ -141,26 +146,33 @@ pub fn counters() -> Result<Vec<(&'static str, u64)>> {
         tls_tx_sw tls_rx_sw tls_decrypt_error tls_decrypt_retry tls_rx_no_pad_violation tls_tx_rekey_ok
         tls_tx_rekey_error tls_rx_rekey_ok tls_rx_rekey_error tls_rx_rekey_received rx_records rx_bytes tx_records tx_bytes tx_wire_bytes deferred_scheduled
         deferred_cancelled records_from_caller records_from_worker transmit_calls sealed_inline sealed_threads
+        sealed_accelerator accelerator_failed
         errors;
         tls_curr_tx_sw tls_curr_rx_sw transmit_records_max queue_bytes_max
         queue_records_max
     }
 }
 
+/// `uktls_configure` takes it for the default.
+const DEFAULT_QUEUE: usize = 0;
+
 /// More than a sink that keeps reading can ever need.
 const FLUSH_MS: c_int = 30_000;
 
 /// The engine of the connections set up from now on; kernel TLS is never used.
-fn configure(engine: c_int) -> Result<()> {
+fn configure(engine: c_int, tx_queue: usize) -> Result<()> {
     let config = uktls_config {
         size: size_of::<uktls_config>(),
         mode: UKTLS_MODE_ALWAYS,
         engine,
         aead: UKTLS_AEAD_AUTO,
         threads: 0,
-        tx_queue: 0,
+        tx_queue,
         linger_ms: 0,
-        reserved: 0,
+        engine_fallback: 0,
+        engine_timeout_ms: 0,
+        engine_in_flight: 0,
+        engine_id: ptr::null(),
         stats_file: ptr::null(),
         log: ptr::null(),
     };

@@ -23,30 +23,33 @@ use crate::sys::thread;
 
 use reactor::Inbox;
 
+/// What is done about an accelerator's shortcomings.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// What becomes of a record that it does not seal.
+    pub fallback: Fallback,
+    /// After how long a record counts as lost.
+    pub timeout: Duration,
+    /// Most records that it has at a time; the others wait for their turn.
+    pub in_flight: usize,
+}
+
 /// The engine `openssl:<id>`.
 pub struct Accelerator {
     device: Option<&'static Device>,
-    fallback: Fallback,
-    timeout: Duration,
+    limits: Limits,
     inbox: OnceLock<Option<Arc<Inbox>>>,
     /// Seals what is none of the accelerator's business.
     software: Arc<dyn Engine>,
 }
 
 impl Accelerator {
-    /// The accelerator named `id`, loaded by the first process that asks for it. `timeout` is after how long a record counts
-    /// as lost.
+    /// The accelerator named `id`, loaded by the first process that asks for it.
     #[must_use]
-    pub fn new(
-        id: &str,
-        fallback: Fallback,
-        timeout: Duration,
-        software: Arc<dyn Engine>,
-    ) -> Accelerator {
+    pub fn new(id: &str, limits: Limits, software: Arc<dyn Engine>) -> Accelerator {
         Accelerator {
             device: device(id),
-            fallback,
-            timeout,
+            limits,
             inbox: OnceLock::new(),
             software,
         }
@@ -54,10 +57,10 @@ impl Accelerator {
 
     fn start(&self) -> Option<Arc<Inbox>> {
         let inbox = Arc::new(Inbox::new().ok()?);
-        let (theirs, fallback, timeout) = (Arc::clone(&inbox), self.fallback, self.timeout);
+        let (theirs, limits) = (Arc::clone(&inbox), self.limits);
         let software = Arc::clone(&self.software);
         thread::spawn_quiet("uktls-engine", move || {
-            reactor::run(&theirs, fallback, timeout, &*software);
+            reactor::run(&theirs, limits, &*software);
         })
         .then_some(inbox)
     }
@@ -74,7 +77,7 @@ impl Engine for Accelerator {
     }
 
     fn accelerated(&self, cipher: Cipher, key: &[u8]) -> Result<Option<Box<dyn Accelerated>>> {
-        let device = match (self.device, self.fallback) {
+        let device = match (self.device, self.limits.fallback) {
             (Some(device), _) => device,
             (None, Fallback::Software) => return Ok(None),
             (None, Fallback::Error) => return Err(Error::CipherMissing),

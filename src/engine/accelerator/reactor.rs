@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
 use super::super::{Buffer, Engine, Fallback, Job, Plaintext, Sealed, SealedRecord};
+use super::Limits;
 use crate::aead::RecordSealer;
 use crate::error::{Error, Result};
 use crate::record::RecordNumber;
@@ -92,8 +93,7 @@ struct Landed {
 
 struct Reactor<'a> {
     inbox: &'a Arc<Inbox>,
-    fallback: Fallback,
-    timeout: Duration,
+    limits: Limits,
     software: &'a dyn Engine,
     flights: HashMap<u64, Flight>,
     /// Jobs that the accelerator had no room for.
@@ -105,19 +105,13 @@ struct Reactor<'a> {
 }
 
 /// Seals what comes into the inbox, for good.
-pub(super) fn run(
-    inbox: &Arc<Inbox>,
-    fallback: Fallback,
-    timeout: Duration,
-    software: &dyn Engine,
-) {
+pub(super) fn run(inbox: &Arc<Inbox>, limits: Limits, software: &dyn Engine) {
     if let Err(reason) = async_job::prepare_thread(0) {
         log::error!("the accelerator gets no async jobs: {reason}");
     }
     let mut reactor = Reactor {
         inbox,
-        fallback,
-        timeout,
+        limits,
         software,
         flights: HashMap::new(),
         busy: HashSet::new(),
@@ -133,7 +127,7 @@ pub(super) fn run(
         for id in told.drain(..) {
             reactor.resume(id);
         }
-        while reactor.flights.len() < IN_FLIGHT + reactor.lost
+        while reactor.flights.len() < limits.in_flight + reactor.lost
             && let Some(job) = reactor.waiting.pop_front()
         {
             reactor.begin(job);
@@ -229,7 +223,7 @@ impl Reactor<'_> {
                 let flight = Flight {
                     job,
                     record: Some(record),
-                    deadline: Instant::now() + self.timeout,
+                    deadline: Instant::now() + self.limits.timeout,
                     watched: Vec::new(),
                 };
                 self.flights.insert(id, flight);
@@ -298,7 +292,7 @@ impl Reactor<'_> {
 
     fn not_sealed(&self, record: Record) {
         STATS.accelerator_failed.add(1);
-        match self.fallback {
+        match self.limits.fallback {
             Fallback::Error => record.done.sealed(record.ticket, Err(Error::SealFailed)),
             // In memory of its own: the accelerator may still be reading, and writing, the other.
             Fallback::Software => {
@@ -377,9 +371,6 @@ const WAKE: u64 = 0;
 
 /// Events taken per `epoll_wait`.
 const EVENTS: usize = 256;
-
-/// Records in flight; more wait in the queue, which is bounded by each connection's limit.
-const IN_FLIGHT: usize = 4096;
 
 /// An accelerator that has so many records and does not come back to them is dead: each further one would wait for its
 /// time-out. Their memory is lost, 60 KiB each.
