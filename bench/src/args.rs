@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use crate::cipher::Cipher;
 use crate::idle;
 use crate::peers::PeerKind;
 use crate::placement::Placement;
@@ -33,11 +34,11 @@ pub struct BenchArgs {
     #[arg(long, value_delimiter = ',', default_value = "64,1024,16384,65536")]
     size: Vec<usize>,
 
-    /// Who sends or receives; ratios need `plain` and `ssl_write` in the same run
+    /// Who sends or receives; all that are there by default. Ratios need `plain` and `ssl_write` in the same run
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "plain,ssl_write,rustls,inline,threads,auto"
+        default_values_t = PeerKind::ALL.into_iter().filter(|peer| peer.is_there())
     )]
     pub peer: Vec<PeerKind>,
 
@@ -83,6 +84,9 @@ pub enum Role {
     Aead(crate::aead::AeadArgs),
 }
 
+/// ChaCha20-Poly1305 is measured by streams of full records.
+const CHACHA20_LEN: usize = 16_384;
+
 impl BenchArgs {
     pub fn effort(&self) -> Effort {
         Effort {
@@ -102,18 +106,28 @@ impl BenchArgs {
             self.size.iter().map(move |&size| Scenario {
                 mode,
                 size,
+                cipher: Cipher::Aes128Gcm,
                 buffer: None,
             })
         });
+        let chacha20 = Scenario {
+            mode: Mode::Stream,
+            size: CHACHA20_LEN,
+            cipher: Cipher::ChaCha20Poly1305,
+            buffer: None,
+        };
+        let chacha20 = Some(chacha20)
+            .filter(|other| self.mode.contains(&other.mode) && self.size.contains(&other.size));
         let received = receive::SIZES
             .into_iter()
             .filter(|(size, _)| self.mode.contains(&Mode::Receive) && self.size.contains(size))
             .map(|(size, buffer)| Scenario {
                 mode: Mode::Receive,
+                cipher: Cipher::Aes128Gcm,
                 size,
                 buffer: Some(buffer),
             });
-        sent.chain(received)
+        sent.chain(chacha20).chain(received)
     }
 
     /// The peers asked for that have something of their own to measure in `mode`.

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::cipher::Cipher;
 use crate::idle::Idle;
 use crate::metric::Metric;
 use crate::peers::PeerKind;
@@ -14,6 +15,8 @@ use crate::scenario::{Mode, Scenario};
 #[serde(deny_unknown_fields)]
 pub struct Goal {
     pub mode: Mode,
+    #[serde(default)]
+    pub cipher: Cipher,
     /// Every size if absent.
     pub size: Option<usize>,
     /// [`Mode::Receive`]: bytes that one call has room for; any if absent.
@@ -32,6 +35,9 @@ pub enum Against {
     #[serde(alias = "ssl_read")]
     SslWrite,
     Plain,
+    /// The best of the other TLS libraries, and of the kernel.
+    #[serde(rename = "best-peer")]
+    BestPeer,
     #[serde(rename = "better-engine")]
     BetterEngine,
 }
@@ -80,8 +86,14 @@ pub fn check(goals: &[Goal], results: &[Results], idle: &[Idle]) -> Vec<Check> {
 
 impl Goal {
     fn is_about(&self, scenario: Scenario) -> bool {
-        let Scenario { mode, size, buffer } = scenario;
+        let Scenario {
+            mode,
+            size,
+            cipher,
+            buffer,
+        } = scenario;
         self.mode == mode
+            && self.cipher == cipher
             && self.size.is_none_or(|wanted| wanted == size)
             && (self.buffer.is_none() || self.buffer == buffer)
     }
@@ -96,6 +108,9 @@ impl Goal {
             None => results.value(self.peer, self.metric),
             Some(Against::SslWrite) => results.ratio(self.peer, PeerKind::SslWrite, self.metric),
             Some(Against::Plain) => results.ratio(self.peer, PeerKind::Plain, self.metric),
+            Some(Against::BestPeer) => {
+                results.ratio(self.peer, results.best_rival(self.metric)?, self.metric)
+            }
             Some(Against::BetterEngine) => {
                 results.ratio(self.peer, results.better_engine(self.metric)?, self.metric)
             }
@@ -114,6 +129,7 @@ impl Goal {
             None => "",
             Some(Against::SslWrite) => PeerKind::SslWrite.name_in(self.mode),
             Some(Against::Plain) => PeerKind::Plain.name_in(self.mode),
+            Some(Against::BestPeer) => "best peer",
             Some(Against::BetterEngine) => "better engine",
         };
         let (bound, met) = match self.bound {

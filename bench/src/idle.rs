@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::cipher::Cipher;
 use crate::limits::raise_nofile;
 use crate::peers::{Connection, PeerKind};
 use crate::sink::protocol::{Hello, Kind};
@@ -135,7 +136,12 @@ fn bytes_per_connection(peer: PeerKind, connections: u64) -> Result<f64> {
 }
 
 fn open(args: &ChildArgs) -> Result<Connection> {
-    Connection::open(args.peer, args.sink, Hello::new(Kind::Park))
+    Connection::open(
+        args.peer,
+        Cipher::default(),
+        args.sink,
+        Hello::new(Kind::Park),
+    )
 }
 
 /// Bytes of this process's own, written to.

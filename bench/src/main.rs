@@ -5,6 +5,7 @@
 mod accelerator;
 mod aead;
 mod args;
+mod cipher;
 mod clock;
 mod goals;
 mod idle;

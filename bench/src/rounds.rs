@@ -94,6 +94,19 @@ impl Results {
         Some(median(ratios?))
     }
 
+    /// Which of the others has the best median.
+    pub fn best_rival(&self, metric: Metric) -> Option<PeerKind> {
+        let better = |a: &f64, b: &f64| match metric.more_is_better() {
+            true => a.total_cmp(b),
+            false => b.total_cmp(a),
+        };
+        PeerKind::RIVALS
+            .into_iter()
+            .filter_map(|peer| Some((peer, self.value(peer, metric)?)))
+            .max_by(|(_, a), (_, b)| better(a, b))
+            .map(|(peer, _)| peer)
+    }
+
     /// Which of uktls's two engines has the better median.
     pub fn better_engine(&self, metric: Metric) -> Option<PeerKind> {
         let inline = self.value(PeerKind::Inline, metric)?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use crate::cipher::Cipher;
 use crate::clock::{Elapsed, Stopwatch, monotonic};
 use crate::peers::{Connection, PeerKind};
 use crate::placement::{Pinned, Placement};
@@ -43,6 +44,7 @@ impl Mode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scenario {
     pub mode: Mode,
+    pub cipher: Cipher,
     /// Bytes in a message.
     pub size: usize,
     /// [`Mode::Receive`]: the bytes that one call has room for.
@@ -55,7 +57,7 @@ impl Scenario {
         let size = size_name(self.size);
         match self.buffer {
             Some(buffer) => format!("{size}/{}", size_name(buffer)),
-            None => size,
+            None => size + self.cipher.suffix(),
         }
     }
 }
@@ -118,7 +120,7 @@ pub fn measure(
         processor: there,
         ..Hello::new(kind)
     };
-    let mut connection = Connection::open(peer, sink, hello)
+    let mut connection = Connection::open(peer, scenario.cipher, sink, hello)
         .with_context(|| format!("{}: connecting", peer.name()))?;
     // The same buffer each time, so that no peer is charged for the program's own memory traffic.
     let message = payload(scenario.size);

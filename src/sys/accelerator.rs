@@ -44,6 +44,11 @@ impl Device {
     pub fn load(id: &str) -> Result<Device, String> {
         let library = Libcrypto::get()?;
         let name = CString::new(id).map_err(|_| "a NUL in the name".to_owned())?;
+        // Here, so that OpenSSL's handler of `atexit` is there: see `at_exit`.
+        // SAFETY: flags, and no settings.
+        if unsafe { (library.OPENSSL_init_crypto)(OPENSSL_INIT_ASYNC, null()) } != 1 {
+            return Err(library.error());
+        }
         // SAFETY: takes nothing.
         if unsafe { (library.ASYNC_is_capable)() } != 1 {
             return Err("this libcrypto has no async jobs".to_owned());
@@ -94,6 +99,12 @@ impl Device {
     }
 }
 
+/// `handler` is called when the process ends by `exit`, before the handlers that are there already.
+pub fn at_exit(handler: extern "C" fn()) {
+    // SAFETY: a function of this library, which is never unloaded.
+    unsafe { libc::atexit(handler) };
+}
+
 fn provider(library: &'static Libcrypto, name: &CStr) -> Result<Source, String> {
     // SAFETY: takes nothing.
     let context = unsafe { (library.OSSL_LIB_CTX_new)() };
@@ -118,10 +129,8 @@ fn engine(library: &'static Libcrypto, name: &CStr) -> Result<Source, String> {
         return Err("this libcrypto has none".to_owned());
     };
     let engine = if name.to_bytes().contains(&b'/') {
-        if let Some(init) = library.OPENSSL_init_crypto {
-            // SAFETY: a flag, and no settings.
-            unsafe { init(OPENSSL_INIT_ENGINE_DYNAMIC, null()) };
-        }
+        // SAFETY: a flag, and no settings.
+        unsafe { (library.OPENSSL_init_crypto)(OPENSSL_INIT_ENGINE_DYNAMIC, null()) };
         // SAFETY: a string.
         let engine = unsafe { by_id(c"dynamic".as_ptr()) };
         let done = !engine.is_null()
@@ -283,4 +292,5 @@ const EVP_CTRL_AEAD_SET_IVLEN: c_int = 0x9;
 const EVP_CTRL_AEAD_GET_TAG: c_int = 0x10;
 const NID_AES_128_GCM: c_int = 895;
 const NID_AES_256_GCM: c_int = 901;
+const OPENSSL_INIT_ASYNC: u64 = 0x100;
 const OPENSSL_INIT_ENGINE_DYNAMIC: u64 = 0x400;

@@ -2,13 +2,23 @@
 //!
 //! A job runs on a stack of its own, of 32 KiB, and always on the thread that began it.
 
+use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::marker::PhantomData;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::null_mut;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::libcrypto::{Libcrypto, Opaque};
+
+/// What a job does.
+pub trait Work {
+    /// What it ends with.
+    type Result;
+
+    /// May be paused in calls of OpenSSL, any number of times.
+    fn work(self) -> Self::Result;
+}
 
 /// What has become of a job.
 #[derive(Debug)]
@@ -23,26 +33,27 @@ pub enum Progress<T> {
     NoRoom,
 }
 
-/// A job that was begun, or is about to be. One that is dropped before its end is lost, and so is its memory, which
-/// the accelerator may still be writing to.
-#[derive(Debug)]
-pub struct AsyncJob<T> {
+/// A place for one job after the other. What the accelerator knows of it stays for good, so that it may tell of a job
+/// that has ended already: a driver that has done its part before the job got to pause does.
+pub struct JobSlot<W: Work + 'static> {
     library: &'static Libcrypto,
-    inner: NonNull<Inner<T>>,
+    inner: &'static Inner<W>,
     job: Opaque,
     wait: Opaque,
-    ended: bool,
     /// Stays on its thread.
-    thread: PhantomData<*mut T>,
+    thread: PhantomData<*mut W>,
 }
 
-struct Inner<T> {
-    body: Option<Box<dyn FnOnce() -> T>>,
-    result: Option<T>,
-    told: Box<dyn Fn() + Send + Sync>,
+/// The job's own; touched by the thread that runs it.
+struct Inner<W: Work> {
+    work: UnsafeCell<Option<W>>,
+    result: UnsafeCell<Option<W::Result>>,
 }
 
-/// This thread is going to have up to `most` jobs.
+/// What is called when a job is to be resumed.
+struct Told(Box<dyn Fn() + Send + Sync>);
+
+/// This thread is going to have up to `most` jobs; 0 is any number.
 ///
 /// # Errors
 /// Why it cannot.
@@ -55,62 +66,73 @@ pub fn prepare_thread(most: usize) -> Result<(), String> {
     }
 }
 
-impl<T> AsyncJob<T> {
-    /// A job that runs `body`. `told` is called, on any thread, when it is to be resumed: once a pause, as accelerators do,
-    /// so never when the job has ended.
+impl<W: Work + 'static> JobSlot<W> {
+    /// A place without a job. `told` is called on any thread, when the job is to be resumed, or for no reason.
     ///
     /// # Errors
     /// No libcrypto, no memory.
-    pub fn new(
-        body: Box<dyn FnOnce() -> T>,
-        told: Box<dyn Fn() + Send + Sync>,
-    ) -> Result<AsyncJob<T>, String> {
+    pub fn new(told: Box<dyn Fn() + Send + Sync>) -> Result<JobSlot<W>, String> {
         let library = Libcrypto::get()?;
         // SAFETY: takes nothing.
         let wait = unsafe { (library.ASYNC_WAIT_CTX_new)() };
         if wait.is_null() {
             return Err(library.error());
         }
-        let inner = NonNull::from(Box::leak(Box::new(Inner {
-            body: Some(body),
-            result: None,
-            told,
-        })));
-        // SAFETY: a live context; `inner` is freed with it, or never.
-        unsafe { (library.ASYNC_WAIT_CTX_set_callback)(wait, on_told::<T>, inner.as_ptr().cast()) };
-        Ok(AsyncJob {
+        let told: &'static Told = Box::leak(Box::new(Told(told)));
+        let argument = core::ptr::from_ref(told).cast_mut().cast();
+        // SAFETY: a live context; what the argument points to is never freed, and never changed.
+        unsafe { (library.ASYNC_WAIT_CTX_set_callback)(wait, on_told, argument) };
+        Ok(JobSlot {
             library,
-            inner,
+            inner: Box::leak(Box::new(Inner {
+                work: UnsafeCell::new(None),
+                result: UnsafeCell::new(None),
+            })),
             job: null_mut(),
             wait,
-            ended: false,
             thread: PhantomData,
         })
     }
 
-    /// Starts or resumes it.
-    pub fn run(&mut self) -> Progress<T> {
+    /// The next job, to be started by [`JobSlot::run`].
+    ///
+    /// # Panics
+    /// There is one that has not ended.
+    pub fn put(&mut self, work: W) {
+        assert!(self.job.is_null(), "one job at a time");
+        // SAFETY: no job runs, and this is its thread.
+        unsafe { *self.inner.work.get() = Some(work) };
+    }
+
+    /// Whether the next job can be put here. One that could not be resumed never ends.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.job.is_null()
+    }
+
+    /// Starts or resumes the job.
+    pub fn run(&mut self) -> Progress<W::Result> {
         let mut status = 0;
-        let mut inner = self.inner.as_ptr();
+        let mut inner: *const Inner<W> = self.inner;
         // SAFETY: a number.
         unsafe { (self.library.ASYNC_WAIT_CTX_set_status)(self.wait, 0) };
         // SAFETY: the job is null or paused, and of this thread; the argument, which is copied when it starts, is the
-        // pointer that `run_body` takes.
+        // pointer that `run_work` takes.
         let became = unsafe {
             (self.library.ASYNC_start_job)(
                 &raw mut self.job,
                 self.wait,
                 &raw mut status,
-                run_body::<T>,
+                run_work::<W>,
                 (&raw mut inner).cast(),
-                size_of::<*mut Inner<T>>(),
+                size_of::<*const Inner<W>>(),
             )
         };
         match became {
             ASYNC_FINISH => {
-                self.ended = true;
-                // SAFETY: the job has ended: nobody else has the memory.
-                Progress::Finished(unsafe { self.inner.as_mut() }.result.take())
+                self.job = null_mut();
+                // SAFETY: the job has ended, and this is its thread.
+                Progress::Finished(unsafe { (*self.inner.result.get()).take() })
             }
             ASYNC_PAUSE => {
                 // SAFETY: a live context.
@@ -141,36 +163,24 @@ impl<T> AsyncJob<T> {
     }
 }
 
-impl<T> Drop for AsyncJob<T> {
-    fn drop(&mut self) {
-        // Started and not ended: the accelerator may come back to it.
-        if !self.ended && !self.job.is_null() {
-            return;
-        }
-        // SAFETY: made by ASYNC_WAIT_CTX_new, and no job has it any more.
-        unsafe { (self.library.ASYNC_WAIT_CTX_free)(self.wait) };
-        // SAFETY: made by `Box::leak`, and neither job nor accelerator has it any more.
-        drop(unsafe { Box::from_raw(self.inner.as_ptr()) });
-    }
-}
-
-extern "C" fn run_body<T>(argument: *mut c_void) -> c_int {
+extern "C" fn run_work<W: Work>(argument: *mut c_void) -> c_int {
     // SAFETY: `run` passes a pointer to this.
-    let inner = unsafe { *argument.cast::<*mut Inner<T>>() };
-    // SAFETY: alive until the job has ended; nobody else touches the body.
-    let body = unsafe { (*inner).body.take() };
+    let inner = unsafe { *argument.cast::<*const Inner<W>>() };
+    // SAFETY: never freed.
+    let inner = unsafe { &*inner };
+    // SAFETY: `run` does not touch it while the job runs, and nobody else does.
+    let work = unsafe { (*inner.work.get()).take() };
     // Unwinding must not leave the job's stack.
-    let result = body.and_then(|body| catch_unwind(AssertUnwindSafe(body)).ok());
+    let result = work.and_then(|work| catch_unwind(AssertUnwindSafe(|| work.work())).ok());
     // SAFETY: as above.
-    unsafe { (*inner).result = result };
+    unsafe { *inner.result.get() = result };
     1
 }
 
-extern "C" fn on_told<T>(argument: *mut c_void) -> c_int {
-    // SAFETY: alive as long as the accelerator can have it; the function in it is never changed.
-    let told = unsafe { &raw const (*argument.cast::<Inner<T>>()).told };
-    // SAFETY: as above.
-    unsafe { (*told)() };
+extern "C" fn on_told(argument: *mut c_void) -> c_int {
+    // SAFETY: `JobSlot::new` gave a pointer to this, which is never freed and never changed.
+    let told = unsafe { &*argument.cast::<Told>() };
+    (told.0)();
     1
 }
 

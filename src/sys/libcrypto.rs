@@ -51,11 +51,11 @@ functions! {
     EVP_CipherFinal_ex(Opaque, *mut u8, *mut c_int) -> c_int;
     ERR_get_error() -> core::ffi::c_ulong;
     ERR_error_string_n(core::ffi::c_ulong, *mut c_char, usize);
+    OPENSSL_init_crypto(u64, *const c_void) -> c_int;
     ASYNC_is_capable() -> c_int;
     ASYNC_init_thread(usize, usize) -> c_int;
     ASYNC_start_job(*mut Opaque, Opaque, *mut c_int, extern "C" fn(*mut c_void) -> c_int, *mut c_void, usize) -> c_int;
     ASYNC_WAIT_CTX_new() -> Opaque;
-    ASYNC_WAIT_CTX_free(Opaque);
     ASYNC_WAIT_CTX_set_callback(Opaque, Callback, *mut c_void) -> c_int;
     ASYNC_WAIT_CTX_get_status(Opaque) -> c_int;
     ASYNC_WAIT_CTX_set_status(Opaque, c_int) -> c_int;
@@ -66,7 +66,6 @@ functions! {
     ENGINE_ctrl_cmd_string(Opaque, *const c_char, *const c_char, c_int) -> c_int;
     ENGINE_init(Opaque) -> c_int;
     ENGINE_get_cipher(Opaque, c_int) -> Opaque;
-    OPENSSL_init_crypto(u64, *const c_void) -> c_int;
     }
 }
 

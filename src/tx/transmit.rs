@@ -14,7 +14,7 @@ use super::writer::{Moved, Outcome, Segment};
 use super::{
     BLOCKED, BRIEFLY, BROKEN, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SHUTDOWN, Sender,
 };
-use crate::engine::{Sealed, SealedRecord};
+use crate::engine::{Sealed, SealedRecord, buffer};
 use crate::error::{Error, Result};
 use crate::stats::STATS;
 use crate::sync::{MutexGuard, Woken, lock, try_lock};
@@ -429,6 +429,7 @@ impl Connection {
 
     /// An idle connection holds no buffers, and the lists give back what a burst made them grow to.
     fn trim(&self) {
+        buffer::trim();
         self.list.trim();
         if let Some(mut writer) = try_lock(&self.writer) {
             writer.trim();

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::cipher::Cipher;
 use crate::clock::Stopwatch;
 use crate::peers::{Connection, PeerKind, counters};
 use crate::scenario::payload;
@@ -110,7 +111,7 @@ fn caller(args: &ChildArgs) -> Result<CallerCost> {
     let mut connection = if accelerated {
         Connection::accelerated(args.sink, hello, 0)?
     } else {
-        Connection::open(PeerKind::Threads, args.sink, hello)?
+        Connection::open(PeerKind::Threads, Cipher::default(), args.sink, hello)?
     };
     let message = payload(LARGE);
     let (mut cpu, mut wall) = (Vec::new(), Vec::new());

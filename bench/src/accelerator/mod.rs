@@ -128,15 +128,10 @@ pub fn bench(args: &AcceleratorArgs) -> Result<()> {
     println!(
         "\nwhat a send of 16 KiB costs the calling thread while the queue has room: CPU, wall (ns)"
     );
-    let mut callers = Vec::new();
-    for latency in [None]
-        .into_iter()
-        .chain(args.latency.iter().copied().map(Some))
-    {
-        let caller = caller(args, latency)?;
+    let callers = callers(args)?;
+    for caller in &callers {
         let CallerCost { cpu_ns, wall_ns } = caller.cost;
         println!("{:<22} {cpu_ns:>9.0} {wall_ns:>9.0}", caller.engine);
-        callers.push(caller);
     }
     let report = Report {
         machine: Machine::here(),
@@ -218,24 +213,31 @@ fn throughput(args: &AcceleratorArgs, setting: Setting) -> Result<f64> {
     Ok(median(rates))
 }
 
-fn caller(args: &AcceleratorArgs, latency_us: Option<u64>) -> Result<Caller> {
-    let costs: Vec<CallerCost> = (0..args.rounds)
-        .map(|_| {
+/// The pool of threads, and the accelerator with each latency, in turn: the memory of a machine is faster at times.
+fn callers(args: &AcceleratorArgs) -> Result<Vec<Caller>> {
+    let engines: Vec<Option<u64>> = [None]
+        .into_iter()
+        .chain(args.latency.iter().copied().map(Some))
+        .collect();
+    let mut costs = vec![Vec::new(); engines.len()];
+    for _ in 0..CALLER_ROUNDS {
+        for (engine, costs) in engines.iter().zip(&mut costs) {
             let mut child = measured(Work::Caller, 1, 0)?;
-            match latency_us {
-                Some(latency) => accelerated(&mut child, args, latency, 16),
+            match engine {
+                Some(latency) => accelerated(&mut child, args, *latency, 16),
                 None => child.env("UKTLS_ENGINE", "threads"),
             };
-            said(&mut child)
-        })
-        .collect::<Result<_>>()?;
-    Ok(Caller {
-        engine: latency_us.map_or("threads".to_owned(), |us| format!("accelerator, {us} us")),
+            costs.push(said::<CallerCost>(&mut child)?);
+        }
+    }
+    let callers = engines.iter().zip(&costs).map(|(engine, costs)| Caller {
+        engine: engine.map_or("threads".to_owned(), |us| format!("accelerator, {us} us")),
         cost: CallerCost {
             cpu_ns: median(costs.iter().map(|cost| cost.cpu_ns)),
             wall_ns: median(costs.iter().map(|cost| cost.wall_ns)),
         },
-    })
+    });
+    Ok(callers.collect())
 }
 
 fn measured(work: Work, connections: usize, messages: u64) -> Result<Command> {
@@ -286,5 +288,7 @@ fn said<T: serde::de::DeserializeOwned>(child: &mut Command) -> Result<T> {
 
 /// More than this machine's processors can do for an accelerator.
 const MOST_PER_S: f64 = 400_000.0;
+/// The differences are small, and memory's moods are not.
+const CALLER_ROUNDS: usize = 9;
 /// Records that are sent at least.
 const FEWEST: u64 = 100;

@@ -1,21 +1,30 @@
 //! The senders and receivers under test, one file each. All are on a TCP connection over the loopback device with `TCP_NODELAY`
 //! set, default buffers and a blocking socket.
 
+#[cfg(feature = "all-peers")]
+mod gnutls;
+mod ktls;
 mod openssl;
 mod plain;
 mod rustls;
+#[cfg(feature = "all-peers")]
+mod s2n;
 mod uktls;
 
+use std::ffi::c_int;
+use std::fmt;
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use ::uktls::capi::types::{
     UKTLS_ENGINE_AUTO, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_OPENSSL, UKTLS_ENGINE_THREADS,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use self::rustls::Provider;
+use crate::cipher::Cipher;
 use crate::scenario::Mode;
 use crate::sink::protocol::{Hello, Kind, READY, read_total};
 
@@ -33,6 +42,17 @@ pub enum PeerKind {
     SslWrite,
     /// rustls with aws-lc-rs: `writer().write_all`, then `write_tls`.
     Rustls,
+    /// rustls with ring.
+    #[value(name = "rustls_ring")]
+    RustlsRing,
+    /// GnuTLS's `gnutls_record_send` and `gnutls_record_recv`, after a TLS 1.3 handshake.
+    #[value(name = "gnutls")]
+    #[serde(rename = "gnutls")]
+    GnuTls,
+    /// s2n-tls: `s2n_send` and `s2n_recv`.
+    S2n,
+    /// The kernel's own TLS, where it has it.
+    Ktls,
     /// uktls, records sealed by the caller.
     Inline,
     /// uktls, records sealed by its threads.
@@ -44,14 +64,37 @@ pub enum PeerKind {
 }
 
 impl PeerKind {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::SslWrite,
         Self::Rustls,
+        Self::RustlsRing,
+        Self::GnuTls,
+        Self::S2n,
+        Self::Ktls,
         Self::Inline,
         Self::Threads,
         Self::Auto,
     ];
+
+    /// Those that uktls is compared with: the best of them counts.
+    pub const RIVALS: [Self; 6] = [
+        Self::SslWrite,
+        Self::Rustls,
+        Self::RustlsRing,
+        Self::GnuTls,
+        Self::S2n,
+        Self::Ktls,
+    ];
+
+    /// Whether it can be measured: it was built in, and the machine has it.
+    pub fn is_there(self) -> bool {
+        match self {
+            Self::GnuTls | Self::S2n => cfg!(feature = "all-peers"),
+            Self::Ktls => ktls::KernelTls::is_there(),
+            _ => true,
+        }
+    }
 
     /// The name on the command line, in tables and in JSON.
     pub fn name(self) -> &'static str {
@@ -59,6 +102,10 @@ impl PeerKind {
             Self::Plain => "plain",
             Self::SslWrite => "ssl_write",
             Self::Rustls => "rustls",
+            Self::RustlsRing => "rustls_ring",
+            Self::GnuTls => "gnutls",
+            Self::S2n => "s2n",
+            Self::Ktls => "ktls",
             Self::Inline => "inline",
             Self::Threads => "threads",
             Self::Auto => "auto",
@@ -76,7 +123,7 @@ impl PeerKind {
 
     /// Whether it receives in a way of its own: engines are for sealing, and make no difference there.
     pub fn receives(self) -> bool {
-        !matches!(self, Self::Inline | Self::Threads)
+        !matches!(self, Self::Inline | Self::Threads | Self::Ktls)
     }
 
     /// What readers who do not know the peers are told.
@@ -85,15 +132,23 @@ impl PeerKind {
             Self::Plain => "plain TCP",
             Self::SslWrite => "OpenSSL",
             Self::Rustls => "rustls (aws-lc-rs)",
+            Self::RustlsRing => "rustls (ring)",
+            Self::GnuTls => "GnuTLS",
+            Self::S2n => "s2n-tls",
+            Self::Ktls => "kernel TLS",
             Self::Inline => "uktls inline",
             Self::Threads => "uktls threads",
             Self::Auto => "uktls auto",
         }
     }
 
-    /// Whether the sink has to take part in a TLS handshake. uktls is handed random keys instead: it begins after one.
+    /// Whether the sink has to take part in a TLS handshake. uktls and the kernel are handed random keys instead: they
+    /// begin after one.
     pub fn handshakes(self) -> bool {
-        matches!(self, Self::SslWrite | Self::Rustls)
+        matches!(
+            self,
+            Self::SslWrite | Self::Rustls | Self::RustlsRing | Self::GnuTls | Self::S2n
+        )
     }
 
     /// Bytes on the wire of one message of `len` bytes.
@@ -102,6 +157,15 @@ impl PeerKind {
             Self::Plain => len,
             _ => len + len.div_ceil(FRAGMENT_LEN) * RECORD_OVERHEAD,
         }
+    }
+}
+
+/// Of what is measured with one cipher only.
+const CIPHER: Cipher = Cipher::Aes128Gcm;
+
+impl fmt::Display for PeerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -144,7 +208,7 @@ pub fn open_receiver(
         _ => Kind::DeliverSealed,
     };
     let hello = Hello {
-        handshake: peer.handshakes(),
+        handshake: peer.handshakes().then_some(CIPHER),
         wire_len: record_len as u64,
         ..Hello::new(kind)
     };
@@ -155,11 +219,17 @@ pub fn open_receiver(
     }
     let receiver: Box<dyn Receiver> = match peer {
         PeerKind::Plain => Box::new(plain::Plain { socket }),
-        PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket)?),
-        PeerKind::Rustls => Box::new(rustls::Rustls::connect(socket)?),
+        PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket, CIPHER)?),
+        PeerKind::Rustls => Box::new(rustls::Rustls::connect(socket, Provider::AwsLcRs, CIPHER)?),
+        PeerKind::RustlsRing => Box::new(rustls::Rustls::connect(socket, Provider::Ring, CIPHER)?),
+        #[cfg(feature = "all-peers")]
+        PeerKind::GnuTls => Box::new(gnutls::GnuTls::connect(socket, CIPHER)?),
+        #[cfg(feature = "all-peers")]
+        PeerKind::S2n => Box::new(s2n::S2n::connect(socket, CIPHER)?),
         PeerKind::Inline | PeerKind::Threads | PeerKind::Auto => {
             Box::new(uktls::Uktls::attach_receiver(socket)?)
         }
+        _ => bail!("{} does not receive here", peer.name()),
     };
     if peer.handshakes() {
         expect_ready(receiver.socket())?;
@@ -176,6 +246,10 @@ fn expect_ready(mut socket: &TcpStream) -> Result<()> {
     Ok(())
 }
 
+fn uktls(socket: TcpStream, cipher: Cipher, engine: c_int) -> Result<Box<dyn Sender>> {
+    Ok(Box::new(uktls::Uktls::attach(socket, cipher, engine)?))
+}
+
 fn greet(address: SocketAddr, hello: Hello) -> Result<TcpStream> {
     let mut socket = TcpStream::connect(address).context("connecting to the sink")?;
     socket.set_nodelay(true)?;
@@ -189,16 +263,36 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn open(peer: PeerKind, address: SocketAddr, mut hello: Hello) -> Result<Self> {
-        hello.handshake = peer.handshakes();
+    pub fn open(
+        peer: PeerKind,
+        cipher: Cipher,
+        address: SocketAddr,
+        mut hello: Hello,
+    ) -> Result<Self> {
+        hello.handshake = peer.handshakes().then_some(cipher);
         let socket = greet(address, hello)?;
         let sender: Box<dyn Sender> = match peer {
             PeerKind::Plain => Box::new(plain::Plain { socket }),
-            PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket)?),
-            PeerKind::Rustls => Box::new(rustls::Rustls::connect(socket)?),
-            PeerKind::Inline => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_INLINE)?),
-            PeerKind::Threads => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_THREADS)?),
-            PeerKind::Auto => Box::new(uktls::Uktls::attach(socket, UKTLS_ENGINE_AUTO)?),
+            PeerKind::SslWrite => Box::new(openssl::OpenSsl::connect(socket, cipher)?),
+            PeerKind::Rustls => {
+                Box::new(rustls::Rustls::connect(socket, Provider::AwsLcRs, cipher)?)
+            }
+            PeerKind::RustlsRing => {
+                Box::new(rustls::Rustls::connect(socket, Provider::Ring, cipher)?)
+            }
+            #[cfg(feature = "all-peers")]
+            PeerKind::GnuTls => Box::new(gnutls::GnuTls::connect(socket, cipher)?),
+            #[cfg(feature = "all-peers")]
+            PeerKind::S2n => Box::new(s2n::S2n::connect(socket, cipher)?),
+            #[cfg(not(feature = "all-peers"))]
+            PeerKind::GnuTls | PeerKind::S2n => bail!("built without {}", peer.name()),
+            PeerKind::Ktls => {
+                let keys = uktls::crypto_info(cipher)?;
+                Box::new(ktls::KernelTls::attach(socket, &keys)?)
+            }
+            PeerKind::Inline => uktls(socket, cipher, UKTLS_ENGINE_INLINE)?,
+            PeerKind::Threads => uktls(socket, cipher, UKTLS_ENGINE_THREADS)?,
+            PeerKind::Auto => uktls(socket, cipher, UKTLS_ENGINE_AUTO)?,
         };
         Self::ready(sender)
     }
@@ -206,7 +300,7 @@ impl Connection {
     /// uktls over the accelerator that the environment names, with room for `queue` bytes.
     pub fn accelerated(address: SocketAddr, hello: Hello, queue: usize) -> Result<Self> {
         let socket = greet(address, hello)?;
-        let sender = uktls::Uktls::attach_with_queue(socket, UKTLS_ENGINE_OPENSSL, queue)?;
+        let sender = uktls::Uktls::attach_with_queue(socket, CIPHER, UKTLS_ENGINE_OPENSSL, queue)?;
         Self::ready(Box::new(sender))
     }
 

@@ -11,6 +11,7 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode, SslVersion};
 
 use super::{Receiver, Sender};
+use crate::cipher::Cipher;
 
 pub struct OpenSsl {
     // Before the socket whose number it uses: fields are dropped in this order.
@@ -19,12 +20,13 @@ pub struct OpenSsl {
 }
 
 impl OpenSsl {
-    /// Complete a TLS 1.3 handshake with TLS_AES_128_GCM_SHA256 as the client.
-    pub fn connect(socket: TcpStream) -> Result<Self> {
+    /// Complete a TLS 1.3 handshake with `suite` as the client.
+    pub fn connect(socket: TcpStream, suite: Cipher) -> Result<Self> {
         static CONTEXT: LazyLock<Result<SslContext, ErrorStack>> = LazyLock::new(client_context);
         const BIO_NOCLOSE: i32 = 0;
 
-        let ssl = Ssl::new(CONTEXT.as_ref()?)?;
+        let mut ssl = Ssl::new(CONTEXT.as_ref()?)?;
+        ssl.set_ciphersuites(suite.suite())?;
         // SAFETY: the descriptor is open, and `Self` keeps it open until `ssl` is gone.
         let bio = unsafe { openssl_sys::BIO_new_socket(socket.as_raw_fd(), BIO_NOCLOSE) };
         ensure!(!bio.is_null(), "BIO_new_socket: {}", ErrorStack::get());
@@ -37,7 +39,7 @@ impl OpenSsl {
             .current_cipher()
             .context("no cipher after the handshake")?;
         ensure!(
-            cipher.name() == "TLS_AES_128_GCM_SHA256",
+            cipher.name() == suite.suite(),
             "the handshake chose {}",
             cipher.name()
         );
@@ -93,7 +95,6 @@ impl Receiver for OpenSsl {
 fn client_context() -> Result<SslContext, ErrorStack> {
     let mut context = SslContext::builder(SslMethod::tls_client())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_3))?;
-    context.set_ciphersuites("TLS_AES_128_GCM_SHA256")?;
     // The sink's certificate is made anew for each run and vouches for nothing.
     context.set_verify(SslVerifyMode::NONE);
     Ok(context.build())

@@ -1,21 +1,22 @@
-//! rustls with aws-lc-rs: each message is buffered by `writer()`, then written to the socket by `write_tls`;
+//! rustls with aws-lc-rs, or with ring: each message is buffered by `writer()`, then written to the socket by `write_tls`;
 //! records are read by `read_tls`, opened by `process_new_packets`, and copied out by `reader()`.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::aws_lc_rs;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::crypto::{aws_lc_rs, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, Error, PeerMisbehaved,
-    SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, PeerMisbehaved, SignatureScheme,
 };
 
 use super::{Receiver, Sender};
+use crate::cipher::Cipher;
 
 pub struct Rustls {
     tls: ClientConnection,
@@ -23,13 +24,10 @@ pub struct Rustls {
 }
 
 impl Rustls {
-    /// Complete a TLS 1.3 handshake with TLS_AES_128_GCM_SHA256 as the client.
-    pub fn connect(mut socket: TcpStream) -> Result<Self> {
-        static CONFIG: LazyLock<Result<Arc<ClientConfig>, Error>> = LazyLock::new(client_config);
-
-        let config = CONFIG.as_ref().map_err(Clone::clone)?;
-        let mut tls =
-            ClientConnection::new(Arc::clone(config), ServerName::try_from("localhost")?)?;
+    /// Complete a TLS 1.3 handshake with `cipher` as the client.
+    pub fn connect(mut socket: TcpStream, provider: Provider, cipher: Cipher) -> Result<Self> {
+        let config = client_config(provider, cipher)?;
+        let mut tls = ClientConnection::new(config, ServerName::try_from("localhost")?)?;
         // The default (64 KiB) would just do for the largest message; no limit keeps the peer's path the same.
         tls.set_buffer_limit(None);
         // Not `complete_io`, which may read on: the byte after the handshake is the sink's, in the clear.
@@ -52,7 +50,7 @@ impl Rustls {
             .context("no cipher suite after the handshake")?
             .suite();
         ensure!(
-            suite == CipherSuite::TLS13_AES_128_GCM_SHA256,
+            suite.as_str() == Some(cipher.rustls_name()),
             "the handshake chose {suite:?}"
         );
         Ok(Self { tls, socket })
@@ -92,18 +90,51 @@ impl Receiver for Rustls {
     }
 }
 
-fn client_config() -> Result<Arc<ClientConfig>, Error> {
-    let provider = CryptoProvider {
-        cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
-        ..aws_lc_rs::default_provider()
+/// Whose cryptography.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Provider {
+    AwsLcRs,
+    Ring,
+}
+
+/// Made once for each provider and cipher.
+fn client_config(provider: Provider, cipher: Cipher) -> Result<Arc<ClientConfig>> {
+    type Configs = BTreeMap<(Provider, Cipher), Arc<ClientConfig>>;
+    static CONFIGS: Mutex<Configs> = Mutex::new(BTreeMap::new());
+
+    let mut configs = CONFIGS
+        .lock()
+        .expect("no thread panics while it holds this");
+    if let Some(config) = configs.get(&(provider, cipher)) {
+        return Ok(Arc::clone(config));
+    }
+    let suite = match (provider, cipher) {
+        (Provider::AwsLcRs, Cipher::Aes128Gcm) => aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        (Provider::AwsLcRs, Cipher::ChaCha20Poly1305) => {
+            aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256
+        }
+        (Provider::Ring, Cipher::Aes128Gcm) => ring::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        (Provider::Ring, Cipher::ChaCha20Poly1305) => {
+            ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256
+        }
     };
-    let verifier = AnyCertificate(provider.signature_verification_algorithms);
-    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+    let defaults = match provider {
+        Provider::AwsLcRs => aws_lc_rs::default_provider(),
+        Provider::Ring => ring::default_provider(),
+    };
+    let crypto = CryptoProvider {
+        cipher_suites: vec![suite],
+        ..defaults
+    };
+    let verifier = AnyCertificate(crypto.signature_verification_algorithms);
+    let config = ClientConfig::builder_with_provider(Arc::new(crypto))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    Ok(Arc::new(config))
+    let config = Arc::new(config);
+    configs.insert((provider, cipher), Arc::clone(&config));
+    Ok(config)
 }
 
 /// Takes any certificate: the sink's is made anew for each run and vouches for nothing.

@@ -18,6 +18,7 @@ use uktls::capi::{
 };
 
 use super::{Receiver, Sender};
+use crate::cipher::Cipher;
 use crate::sink::protocol::CRYPTO_INFO;
 
 /// A connection with keys.
@@ -27,15 +28,20 @@ pub struct Uktls {
 }
 
 impl Uktls {
-    /// Give `socket` random TLS 1.3 AES-128-GCM keys, with `UKTLS_ENGINE_*` to seal the records.
-    pub fn attach(socket: TcpStream, engine: c_int) -> Result<Self> {
-        Self::attach_with_queue(socket, engine, DEFAULT_QUEUE)
+    /// Give `socket` random TLS 1.3 keys of `cipher`, with `UKTLS_ENGINE_*` to seal the records.
+    pub fn attach(socket: TcpStream, cipher: Cipher, engine: c_int) -> Result<Self> {
+        Self::attach_with_queue(socket, cipher, engine, DEFAULT_QUEUE)
     }
 
     /// As [`Self::attach`], with room for `queue` bytes that are accepted and not yet sent.
-    pub fn attach_with_queue(socket: TcpStream, engine: c_int, queue: usize) -> Result<Self> {
+    pub fn attach_with_queue(
+        socket: TcpStream,
+        cipher: Cipher,
+        engine: c_int,
+        queue: usize,
+    ) -> Result<Self> {
         configure(engine, queue)?;
-        let crypto_info = crypto_info()?;
+        let crypto_info = crypto_info(cipher)?;
         // SAFETY: `crypto_info` is readable for its length.
         let done = unsafe {
             tls_tx_init(
@@ -182,16 +188,25 @@ fn configure(engine: c_int, tx_queue: usize) -> Result<()> {
     Ok(())
 }
 
-/// `struct tls12_crypto_info_aes_gcm_128` of `<linux/tls.h>`: version, cipher, iv, key, salt, rec_seq.
-fn crypto_info() -> Result<[u8; 2 + 2 + 8 + 16 + 4 + 8]> {
+/// `struct tls12_crypto_info_aes_gcm_128` or `_chacha20_poly1305` of `<linux/tls.h>`: version, cipher, iv, key, salt (which the
+/// latter has none of), rec_seq.
+pub fn crypto_info(cipher: Cipher) -> Result<Vec<u8>> {
     const TLS_1_3_VERSION: u16 = 0x0304;
     const TLS_CIPHER_AES_GCM_128: u16 = 51;
+    const TLS_CIPHER_CHACHA20_POLY1305: u16 = 54;
+    const REC_SEQ_LEN: usize = 8;
 
-    let mut info = [0; 40];
-    let (numbers, rest) = info.split_at_mut(2 + 2);
-    numbers[..2].copy_from_slice(&TLS_1_3_VERSION.to_ne_bytes());
-    numbers[2..].copy_from_slice(&TLS_CIPHER_AES_GCM_128.to_ne_bytes());
-    let (secrets, _rec_seq) = rest.split_at_mut(8 + 16 + 4);
-    rand_bytes(secrets)?;
-    Ok(info)
+    let (number, secrets_len) = match cipher {
+        Cipher::Aes128Gcm => (TLS_CIPHER_AES_GCM_128, 8 + 16 + 4),
+        Cipher::ChaCha20Poly1305 => (TLS_CIPHER_CHACHA20_POLY1305, 12 + 32),
+    };
+    let mut secrets = vec![0; secrets_len];
+    rand_bytes(&mut secrets)?;
+    Ok([
+        &TLS_1_3_VERSION.to_ne_bytes()[..],
+        &number.to_ne_bytes(),
+        &secrets,
+        &[0; REC_SEQ_LEN],
+    ]
+    .concat())
 }

@@ -88,10 +88,10 @@ fn draw(root: &Area<'_>, report: &Report, goals: &[Goal]) -> Drawn {
 }
 
 fn draw_legend(area: &Area<'_>, report: &Report) -> Drawn {
-    const STEP: i32 = 175;
+    const STEP: i32 = 124;
     let machine = &report.machine;
     area.draw_text(
-        "uktls against OpenSSL, rustls and plain TCP",
+        "uktls against other TLS libraries and plain TCP",
         &("sans-serif", 24).into_text_style(area),
         (20, 10),
     )?;
@@ -201,7 +201,7 @@ impl Panel {
     fn bars(&self, groups: &[&Results]) -> Vec<Bar> {
         let base = match self.against {
             Against::Plain => PeerKind::Plain,
-            Against::SslWrite | Against::BetterEngine => PeerKind::SslWrite,
+            Against::SslWrite | Against::BestPeer | Against::BetterEngine => PeerKind::SslWrite,
         };
         let mut bars = Vec::new();
         for (index, results) in groups.iter().enumerate() {
@@ -265,6 +265,10 @@ fn color(peer: PeerKind) -> RGBColor {
         PeerKind::Plain => RGBColor(0xb8, 0xb8, 0xb8),
         PeerKind::SslWrite => RGBColor(0x6e, 0x6e, 0x6e),
         PeerKind::Rustls => RGBColor(0xd9, 0x95, 0x3c),
+        PeerKind::RustlsRing => RGBColor(0xe8, 0xc0, 0x85),
+        PeerKind::GnuTls => RGBColor(0x9c, 0x7b, 0xb5),
+        PeerKind::S2n => RGBColor(0xc7, 0x6b, 0x6b),
+        PeerKind::Ktls => RGBColor(0x40, 0x40, 0x40),
         PeerKind::Inline => RGBColor(0x7f, 0xb8, 0xe0),
         PeerKind::Threads => RGBColor(0x2f, 0x7f, 0xbf),
         PeerKind::Auto => RGBColor(0x1b, 0x9e, 0x77),

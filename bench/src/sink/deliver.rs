@@ -21,7 +21,7 @@ use crate::scenario::payload;
 /// Send bursts of as many records as the receiver asks for, until it shuts down.
 pub fn serve(mut stream: TcpStream, hello: Hello, config: &Arc<ServerConfig>) -> Result<()> {
     let record = payload(usize::try_from(hello.wire_len)?);
-    let mut seal = match (hello.kind, hello.handshake) {
+    let mut seal = match (hello.kind, hello.handshake.is_some()) {
         (Kind::DeliverPlain, _) => None,
         (_, true) => Some(Seal::new(&handshake(&mut stream, config)?)?),
         (_, false) => Some(Seal::new(&keys(&CRYPTO_INFO)?)?),

@@ -66,8 +66,10 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> Result<()> {
     if matches!(hello.kind, Kind::DeliverPlain | Kind::DeliverSealed) {
         return deliver::serve(stream, hello, &shared.server);
     }
-    if hello.handshake {
-        let mut tls = SslStream::new(Ssl::new(&shared.tls)?, stream.try_clone()?)?;
+    if let Some(cipher) = hello.handshake {
+        let mut ssl = Ssl::new(&shared.tls)?;
+        ssl.set_ciphersuites(cipher.suite())?;
+        let mut tls = SslStream::new(ssl, stream.try_clone()?)?;
         tls.accept().context("handshake")?;
     }
     match hello.kind {
@@ -145,13 +147,12 @@ fn answer_requests(stream: &mut TcpStream, wire_len: u64) -> Result<u64> {
     }
 }
 
-/// TLS 1.3 with AES-128-GCM alone, a fresh self-signed certificate, and no session tickets: after the handshake
+/// TLS 1.3, a fresh self-signed certificate, and no session tickets: after the handshake
 /// the server has nothing more to say, so every later byte towards the sender is one of ours.
 fn server_context() -> Result<SslContext> {
     let (certificate, key) = self_signed()?;
     let mut context = SslContext::builder(SslMethod::tls_server())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_3))?;
-    context.set_ciphersuites("TLS_AES_128_GCM_SHA256")?;
     context.set_num_tickets(0)?;
     context.set_certificate(&certificate)?;
     context.set_private_key(&key)?;

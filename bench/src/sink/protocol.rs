@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 
+use crate::cipher::Cipher;
+
 /// Sent by the sink when the connection is ready for the measured bytes: after the handshake, if there is one.
 pub const READY: u8 = b'+';
 /// The responder's answer to one request.
@@ -41,8 +43,8 @@ pub const CRYPTO_INFO: [u8; 40] = {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     pub kind: Kind,
-    /// A TLS 1.3 handshake follows, with the sink as the server.
-    pub handshake: bool,
+    /// A TLS 1.3 handshake with this cipher follows, with the sink as the server.
+    pub handshake: Option<Cipher>,
     /// [`Kind::Request`]: the length of one request on the wire. [`Kind::DeliverPlain`], [`Kind::DeliverSealed`]: the payload of
     /// one record.
     pub wire_len: u64,
@@ -52,13 +54,14 @@ pub struct Hello {
 
 const HELLO_LEN: usize = 1 + 1 + 8 + 8;
 const ANY_PROCESSOR: u64 = u64::MAX;
+const NO_HANDSHAKE: u8 = u8::MAX;
 
 impl Hello {
     /// A connection for `kind`, with neither a handshake nor requests.
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
-            handshake: false,
+            handshake: None,
             wire_len: 0,
             processor: None,
         }
@@ -67,7 +70,7 @@ impl Hello {
     pub fn write_to(self, writer: &mut impl Write) -> io::Result<()> {
         let mut bytes = [0; HELLO_LEN];
         bytes[0] = self.kind as u8;
-        bytes[1] = u8::from(self.handshake);
+        bytes[1] = self.handshake.map_or(NO_HANDSHAKE, |cipher| cipher as u8);
         let processor = self.processor.map_or(ANY_PROCESSOR, |number| number as u64);
         bytes[2..10].copy_from_slice(&self.wire_len.to_be_bytes());
         bytes[10..].copy_from_slice(&processor.to_be_bytes());
@@ -92,7 +95,7 @@ impl Hello {
         let processor = read_total(&mut numbers)?;
         Ok(Self {
             kind,
-            handshake: handshake != 0,
+            handshake: Cipher::ALL.get(usize::from(handshake)).copied(),
             wire_len,
             processor: usize::try_from(processor)
                 .ok()
@@ -128,6 +131,7 @@ mod tests {
             let hello = Hello {
                 wire_len: 16_406,
                 processor: Some(1),
+                handshake: Some(Cipher::ChaCha20Poly1305),
                 ..Hello::new(kind)
             };
             let mut wire = Vec::new();

@@ -8,20 +8,21 @@
 //! None of it survives a `fork`: the child of a process that has begun jobs seals by the processor.
 #![forbid(unsafe_code)]
 
+mod inbox;
 mod reactor;
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::{Engine, Fallback, Job};
 use crate::aead::{Accelerated, Cipher};
 use crate::error::{Error, Result};
 use crate::record::NONCE_LEN;
-use crate::sys::accelerator::{Device, DeviceCipher, DeviceKey};
+use crate::sys::accelerator::{self, Device, DeviceCipher, DeviceKey};
 use crate::sys::thread;
 
-use reactor::Inbox;
+use inbox::Inbox;
 
 /// What is done about an accelerator's shortcomings.
 #[derive(Clone, Copy, Debug)]
@@ -59,21 +60,30 @@ impl Accelerator {
         let inbox = Arc::new(Inbox::new().ok()?);
         let (theirs, limits) = (Arc::clone(&inbox), self.limits);
         let software = Arc::clone(&self.software);
-        thread::spawn_quiet("uktls-engine", move || {
+        let started = thread::spawn_quiet("uktls-engine", move || {
             reactor::run(&theirs, limits, &*software);
+            theirs.end();
+        });
+        started.then(|| {
+            reactors().push((Arc::clone(&inbox), limits.timeout));
+            inbox
         })
-        .then_some(inbox)
     }
 }
 
 impl Engine for Accelerator {
     fn submit(&self, job: Job) {
-        if job.sealer.is_accelerated()
-            && let Some(inbox) = self.inbox.get_or_init(|| self.start())
-        {
-            return inbox.submit(job);
+        let inbox = match job.sealer.is_accelerated() {
+            true => self.inbox.get_or_init(|| self.start()).as_ref(),
+            false => None,
+        };
+        let refused = match inbox {
+            Some(inbox) => inbox.submit(job).err(),
+            None => Some(job),
+        };
+        if let Some(job) = refused {
+            self.software.submit(job);
         }
-        self.software.submit(job);
     }
 
     fn accelerated(&self, cipher: Cipher, key: &[u8]) -> Result<Option<Box<dyn Accelerated>>> {
@@ -108,14 +118,46 @@ impl Accelerated for DeviceKey {
     }
 }
 
+/// The process ends: OpenSSL is about to take itself apart, and may be used no more after that. What has been submitted is
+/// sealed before; what comes later is sealed by the processor.
+extern "C" fn end_reactors() {
+    if OWNER.load(Ordering::Relaxed) != std::process::id() {
+        return;
+    }
+    let ending = core::mem::take(&mut *reactors());
+    ending.iter().for_each(|(inbox, _)| inbox.close());
+    for (inbox, timeout) in ending {
+        let deadline = Instant::now() + timeout + SLACK;
+        while !inbox.has_ended() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+fn reactors() -> MutexGuard<'static, Vec<(Arc<Inbox>, Duration)>> {
+    REACTORS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The reactors of this process, and after how long each has done with what it has.
+static REACTORS: Mutex<Vec<(Arc<Inbox>, Duration)>> = Mutex::new(Vec::new());
+
+/// The process that has loaded the device.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
+/// What a reactor may take beside its accelerator.
+const SLACK: Duration = Duration::from_secs(1);
+
 /// Loads the device, once; its threads live in the process that has done so.
 fn device(id: &str) -> Option<&'static Device> {
     static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
-    static OWNER: AtomicU32 = AtomicU32::new(0);
     let device = DEVICE.get_or_init(|| {
         OWNER.store(std::process::id(), Ordering::Relaxed);
         match Device::load(id) {
-            Ok(device) => Some(device),
+            Ok(device) => {
+                // Behind OpenSSL's own handler, so that it is called before.
+                accelerator::at_exit(end_reactors);
+                Some(device)
+            }
             Err(reason) => {
                 let message = format!("engine openssl:{id} cannot be loaded: {reason}");
                 log::error!("{message}");

@@ -1,78 +1,43 @@
 //! The thread that has the jobs.
 #![forbid(unsafe_code)]
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
-use rustix::io::Errno;
+use rustix::event::epoll;
 
-use super::super::{Buffer, Engine, Fallback, Job, Plaintext, Sealed, SealedRecord};
+use super::super::{Buffer, Engine, Fallback, Job, Plaintext, Sealed, SealedRecord, buffer};
 use super::Limits;
+use super::inbox::Inbox;
 use crate::aead::RecordSealer;
 use crate::error::{Error, Result};
 use crate::record::RecordNumber;
 use crate::stats::STATS;
-use crate::sync::{Mutex, lock};
-use crate::sys::async_job::{self, AsyncJob, Progress};
+use crate::sys::async_job::{self, JobSlot, Progress, Work};
 use crate::sys::kept::Kept;
 use crate::sys::net::borrow;
 
-/// What other threads leave for the reactor.
-pub(super) struct Inbox {
-    epoll: Kept,
-    wake: Kept,
-    letters: Mutex<Letters>,
-}
-
-#[derive(Default)]
-struct Letters {
-    jobs: VecDeque<Job>,
-    /// Paused jobs that are to be resumed.
-    told: Vec<u64>,
-    asleep: bool,
-}
-
-impl Inbox {
-    pub(super) fn new() -> core::result::Result<Inbox, Errno> {
-        let epoll = Kept::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-        let wake = Kept::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let data = epoll::EventData::new_u64(WAKE);
-        epoll::add(&epoll, &wake, data, epoll::EventFlags::IN)?;
-        let letters = Mutex::new(Letters::default());
-        Ok(Inbox {
-            epoll,
-            wake,
-            letters,
-        })
-    }
-
-    pub(super) fn submit(&self, job: Job) {
-        self.leave(|letters| letters.jobs.push_back(job));
-    }
-
-    fn leave(&self, leave: impl FnOnce(&mut Letters)) {
-        let asleep = {
-            let mut letters = lock(&self.letters);
-            leave(&mut letters);
-            core::mem::take(&mut letters.asleep)
-        };
-        if asleep {
-            // Can only fail if the counter is full, and then the reactor is being woken.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
-        }
-    }
-}
-
-/// A record in flight: what has to be known when it is sealed, or when it is not.
-struct Flight {
-    job: AsyncJob<Landed>,
-    /// None once it counts as lost, and somebody else has sealed it.
+/// A place for a record in flight; used again and again.
+struct Slot {
+    job: JobSlot<Seal>,
+    /// What has to be known when the record is sealed, or is not. None if there is none, and once it counts as lost and somebody else
+    /// has sealed it.
     record: Option<Record>,
     deadline: Instant,
     watched: Vec<RawFd>,
+    stage: Stage,
+    /// How many jobs have been here.
+    jobs: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Free,
+    Flying,
+    /// Whoever waited for it has given up.
+    Lost,
 }
 
 struct Record {
@@ -85,26 +50,58 @@ struct Record {
     ticket: u64,
 }
 
-/// What a job ends with.
+/// What a job does.
+struct Seal {
+    sealer: Arc<RecordSealer>,
+    number: RecordNumber,
+    content_type: u8,
+    plain: Arc<Buffer>,
+    len: usize,
+}
+
+/// What it ends with.
 struct Landed {
     result: Result<()>,
     out: Buffer,
+}
+
+impl Work for Seal {
+    type Result = Landed;
+
+    fn work(self) -> Landed {
+        let (prefix, total) = (self.sealer.prefix_len(), self.len + self.sealer.overhead());
+        let mut out = Buffer::take();
+        let plain = &self.plain.bytes()[prefix..][..self.len];
+        let (number, content_type, to) = (self.number, self.content_type, out.head_mut(total));
+        let result = self
+            .sealer
+            .seal_accelerated(number, content_type, plain, to);
+        Landed { result, out }
+    }
 }
 
 struct Reactor<'a> {
     inbox: &'a Arc<Inbox>,
     limits: Limits,
     software: &'a dyn Engine,
-    flights: HashMap<u64, Flight>,
-    /// Jobs that the accelerator had no room for.
-    busy: HashSet<u64>,
-    waiting: VecDeque<Job>,
-    /// Flights that count as lost and have not come back.
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// Slots in flight.
+    flying: usize,
+    /// Slots that count as lost and have not come back.
     lost: usize,
-    last: u64,
+    /// Slots, and which of their jobs, that the accelerator had no room for.
+    busy: Vec<(usize, u64)>,
+    waiting: VecDeque<Job>,
+    /// The accelerator tells by descriptors.
+    by_descriptor: bool,
+    /// When the last record was begun.
+    begun: Instant,
+    /// How long one takes, when there are few.
+    usual: Duration,
 }
 
-/// Seals what comes into the inbox, for good.
+/// Seals what comes into the inbox, until that is closed.
 pub(super) fn run(inbox: &Arc<Inbox>, limits: Limits, software: &dyn Engine) {
     if let Err(reason) = async_job::prepare_thread(0) {
         log::error!("the accelerator gets no async jobs: {reason}");
@@ -113,74 +110,69 @@ pub(super) fn run(inbox: &Arc<Inbox>, limits: Limits, software: &dyn Engine) {
         inbox,
         limits,
         software,
-        flights: HashMap::new(),
-        busy: HashSet::new(),
-        waiting: VecDeque::new(),
+        slots: Vec::new(),
+        free: Vec::new(),
+        flying: 0,
         lost: 0,
-        last: WAKE,
+        busy: Vec::new(),
+        waiting: VecDeque::new(),
+        by_descriptor: false,
+        begun: Instant::now(),
+        usual: Duration::ZERO,
     };
     let mut events = Vec::with_capacity(EVENTS);
-    let mut told = Vec::new();
+    let (mut told, mut again) = (Vec::new(), Vec::new());
     let mut looked = Instant::now();
     loop {
-        let idle = reactor.collect(&mut told);
-        for id in told.drain(..) {
-            reactor.resume(id);
+        let seen = inbox.left();
+        let nothing = inbox.collect(&mut reactor.waiting, &mut told) && told.is_empty();
+        for slot in told.drain(..) {
+            reactor.resume(usize::try_from(slot).unwrap_or(usize::MAX));
         }
-        while reactor.flights.len() < limits.in_flight + reactor.lost
+        while reactor.flying < limits.in_flight
             && let Some(job) = reactor.waiting.pop_front()
         {
             reactor.begin(job);
         }
-        for id in core::mem::take(&mut reactor.busy) {
-            reactor.resume(id);
+        core::mem::swap(&mut reactor.busy, &mut again);
+        for (slot, job) in again.drain(..) {
+            if reactor.slots[slot].jobs == job {
+                reactor.resume(slot);
+            }
         }
         if looked.elapsed() > LOOK {
             looked = Instant::now();
             reactor.give_up_lost(looked);
         }
-        let timeout = match (idle, reactor.busy.is_empty()) {
-            (false, _) => Some(Duration::ZERO),
-            (true, false) => Some(RETRY),
-            (true, true) if !reactor.flights.is_empty() => Some(LOOK),
-            (true, true) => None,
+        if !nothing && !reactor.by_descriptor {
+            continue;
+        }
+        if nothing && reactor.is_idle() && inbox.is_closing() {
+            return;
+        }
+        let timeout = match reactor.expects() {
+            _ if !nothing => Some(Duration::ZERO),
+            _ if !reactor.busy.is_empty() => Some(RETRY),
+            Some(left) if left > EARLY => Some((left - EARLY).min(LOOK)),
+            left if !reactor.by_descriptor
+                && inbox.linger(seen, left.unwrap_or_default() + LINGER) =>
+            {
+                continue;
+            }
+            _ if reactor.flying > 0 => Some(LOOK),
+            _ => {
+                buffer::trim();
+                None
+            }
         };
-        reactor.wait(timeout, &mut events, &mut told);
+        inbox.sleep(timeout, &mut events, &mut told);
     }
 }
 
 impl Reactor<'_> {
-    /// Takes what is in the inbox; true if that is nothing.
-    fn collect(&mut self, told: &mut Vec<u64>) -> bool {
-        let mut letters = lock(&self.inbox.letters);
-        let idle = letters.jobs.is_empty() && letters.told.is_empty() && told.is_empty();
-        self.waiting.append(&mut letters.jobs);
-        told.append(&mut letters.told);
-        letters.asleep = idle;
-        idle
-    }
-
-    fn wait(&self, timeout: Option<Duration>, events: &mut Vec<epoll::Event>, told: &mut Vec<u64>) {
-        let timeout = timeout.map(|timeout| Timespec {
-            tv_sec: timeout.as_secs().cast_signed(),
-            tv_nsec: timeout.subsec_nanos().into(),
-        });
-        events.clear();
-        // Fails with EINTR at most.
-        let _ = epoll::wait(
-            &self.inbox.epoll,
-            rustix::buffer::spare_capacity(events),
-            timeout.as_ref(),
-        );
-        for event in events.iter() {
-            match event.data.u64() {
-                WAKE => {
-                    let mut count = [0; 8];
-                    let _ = rustix::io::read(&self.inbox.wake, &mut count);
-                }
-                id => told.push(id),
-            }
-        }
+    /// Nothing that it has taken is left to be sealed.
+    fn is_idle(&self) -> bool {
+        self.flying == 0 && self.busy.is_empty() && self.waiting.is_empty()
     }
 
     fn begin(&mut self, job: Job) {
@@ -194,99 +186,130 @@ impl Reactor<'_> {
             done,
             ticket,
         } = job;
-        let (prefix, total) = (sealer.prefix_len(), len + sealer.overhead());
-        let plain = Arc::new(copied(buffer, plaintext, prefix));
-        self.last += 1;
-        let id = self.last;
-        let record = Record {
+        let plain = Arc::new(copied(buffer, plaintext, sealer.prefix_len()));
+        let work = Seal {
             sealer: Arc::clone(&sealer),
             number,
             content_type,
             plain: Arc::clone(&plain),
             len,
+        };
+        let record = Record {
+            sealer,
+            number,
+            content_type,
+            plain,
+            len,
             done,
             ticket,
         };
-        let body = move || {
-            let mut out = Buffer::take();
-            let plain = &plain.bytes()[prefix..][..len];
-            let result = sealer.seal_accelerated(number, content_type, plain, out.head_mut(total));
-            Landed { result, out }
-        };
-        let inbox = Arc::clone(self.inbox);
-        let told = move || inbox.leave(|letters| letters.told.push(id));
-        if self.lost >= LOST_MAX {
+        let Some(at) = self.free_slot() else {
             return self.not_sealed(record);
+        };
+        let slot = &mut self.slots[at];
+        slot.job.put(work);
+        slot.record = Some(record);
+        self.begun = Instant::now();
+        slot.deadline = self.begun + self.limits.timeout;
+        slot.stage = Stage::Flying;
+        slot.jobs += 1;
+        self.flying += 1;
+        self.resume(at);
+    }
+
+    /// A slot without a job; none if the accelerator is to get no more.
+    fn free_slot(&mut self) -> Option<usize> {
+        if self.lost >= LOST_MAX {
+            return None;
         }
-        match AsyncJob::new(Box::new(body), Box::new(told)) {
-            Ok(job) => {
-                let flight = Flight {
-                    job,
-                    record: Some(record),
-                    deadline: Instant::now() + self.limits.timeout,
-                    watched: Vec::new(),
-                };
-                self.flights.insert(id, flight);
-                self.resume(id);
+        if let Some(at) = self.free.pop() {
+            return Some(at);
+        }
+        let (at, inbox) = (self.slots.len(), Arc::clone(self.inbox));
+        let job = JobSlot::new(Box::new(move || inbox.tell(at as u64)))
+            .inspect_err(|reason| log::warn!("the accelerator gets no async job: {reason}"))
+            .ok()?;
+        self.slots.push(Slot {
+            job,
+            record: None,
+            deadline: Instant::now(),
+            watched: Vec::new(),
+            stage: Stage::Free,
+            jobs: 0,
+        });
+        Some(at)
+    }
+
+    fn resume(&mut self, at: usize) {
+        // An accelerator may tell of a job that has ended.
+        let Some(slot) = self.slots.get_mut(at) else {
+            return;
+        };
+        if slot.stage == Stage::Free {
+            return;
+        }
+        match slot.job.run() {
+            Progress::Paused(descriptors) => {
+                self.by_descriptor |= !descriptors.is_empty();
+                for fd in descriptors {
+                    watch(&self.inbox.epoll, fd, at as u64, &mut slot.watched);
+                }
             }
-            Err(reason) => {
-                log::warn!("the accelerator gets no async job: {reason}");
-                self.not_sealed(record);
+            Progress::Busy | Progress::NoRoom => self.busy.push((at, slot.jobs)),
+            Progress::Finished(landed) => {
+                match core::mem::replace(&mut slot.stage, Stage::Free) {
+                    Stage::Lost => self.lost -= 1,
+                    _ => self.flying -= 1,
+                }
+                if self.flying < FEW {
+                    let left = slot.deadline.saturating_duration_since(Instant::now());
+                    self.usual = (self.usual * 3 + self.limits.timeout.saturating_sub(left)) / 4;
+                }
+                let record = slot.record.take();
+                if slot.job.is_free() {
+                    self.free.push(at);
+                }
+                match (record, landed) {
+                    (None, _) => {}
+                    (
+                        Some(record),
+                        Some(Landed {
+                            result: Ok(()),
+                            out,
+                        }),
+                    ) => record.sealed(out),
+                    (Some(record), _) => self.not_sealed(record),
+                }
             }
         }
     }
 
-    fn resume(&mut self, id: u64) {
-        // What is told of twice has ended meanwhile.
-        let Some(flight) = self.flights.get_mut(&id) else {
-            return;
-        };
-        match flight.job.run() {
-            Progress::Paused(descriptors) => {
-                for fd in descriptors {
-                    watch(&self.inbox.epoll, fd, id, &mut flight.watched);
-                }
-            }
-            Progress::Busy | Progress::NoRoom => {
-                self.busy.insert(id);
-            }
-            Progress::Finished(landed) => {
-                let Some(flight) = self.flights.remove(&id) else {
-                    return;
-                };
-                for fd in flight.watched {
-                    forget(&self.inbox.epoll, fd);
-                }
-                let Some(record) = flight.record else {
-                    self.lost -= 1;
-                    return;
-                };
-                match landed {
-                    Some(Landed {
-                        result: Ok(()),
-                        out,
-                    }) => record.sealed(out),
-                    _ => self.not_sealed(record),
-                }
-            }
-        }
+    /// How long it is until the last record should come back, where there are so few that the accelerator waits for the next
+    /// one meanwhile: nothing of the time between the two should be the reactor's.
+    fn expects(&self) -> Option<Duration> {
+        (1..=FEW)
+            .contains(&self.flying)
+            .then(|| self.usual.saturating_sub(self.begun.elapsed()))
     }
 
     /// Records that the accelerator does not come back to.
     fn give_up_lost(&mut self, now: Instant) {
-        let lost: Vec<Record> = self
-            .flights
-            .values_mut()
-            .filter(|flight| flight.deadline < now)
-            .filter_map(|flight| flight.record.take())
-            .collect();
-        for record in lost {
+        for at in 0..self.slots.len() {
+            let slot = &mut self.slots[at];
+            if slot.stage != Stage::Flying || slot.deadline >= now {
+                continue;
+            }
+            slot.stage = Stage::Lost;
+            let record = slot.record.take();
+            self.flying -= 1;
             self.lost += 1;
             match self.lost {
                 LOST_MAX => log::error!("the accelerator has lost too much: it gets no more"),
                 _ => log::warn!("the accelerator has lost a record"),
             }
-            self.not_sealed(record);
+            if let Some(record) = record {
+                self.not_sealed(record);
+            }
         }
     }
 
@@ -341,33 +364,25 @@ fn copied(mut buffer: Buffer, plaintext: Plaintext, prefix: usize) -> Buffer {
     buffer
 }
 
-fn watch(epoll: &Kept, fd: RawFd, id: u64, watched: &mut Vec<RawFd>) {
+/// Has `fd` tell when the job in `slot` is to be resumed, once. The accelerator may use the same one for the slot's next job.
+fn watch(epoll: &Kept, fd: RawFd, slot: u64, watched: &mut Vec<RawFd>) {
     let Ok(borrowed) = borrow(fd) else { return };
     let (data, flags) = (
-        epoll::EventData::new_u64(id),
+        epoll::EventData::new_u64(slot),
         epoll::EventFlags::IN | epoll::EventFlags::ONESHOT,
     );
-    let result = match watched.contains(&fd) {
-        true => epoll::modify(epoll, borrowed, data, flags),
-        false => {
-            watched.push(fd);
-            epoll::add(epoll, borrowed, data, flags)
-        }
-    };
-    if let Err(errno) = result {
+    let known = watched.contains(&fd);
+    if known && epoll::modify(epoll, borrowed, data, flags).is_ok() {
+        return;
+    }
+    if !known {
+        watched.push(fd);
+    }
+    // Also where the number is known, but what it was has been closed.
+    if let Err(errno) = epoll::add(epoll, borrowed, data, flags) {
         log::warn!("descriptor {fd} of the accelerator cannot be watched: {errno}");
     }
 }
-
-fn forget(epoll: &Kept, fd: RawFd) {
-    if let Ok(fd) = borrow(fd) {
-        // Fails if the accelerator has closed it, and then epoll has forgotten it, too.
-        let _ = epoll::delete(epoll, fd);
-    }
-}
-
-/// The id under which the reactor's own eventfd is in its epoll set; records count from 1.
-const WAKE: u64 = 0;
 
 /// Events taken per `epoll_wait`.
 const EVENTS: usize = 256;
@@ -375,6 +390,15 @@ const EVENTS: usize = 256;
 /// An accelerator that has so many records and does not come back to them is dead: each further one would wait for its
 /// time-out. Their memory is lost, 60 KiB each.
 const LOST_MAX: usize = 256;
+
+/// How long an idle reactor waits before it sleeps: being woken takes about as long.
+const LINGER: Duration = Duration::from_micros(50);
+
+/// How much earlier than needed it wakes.
+const EARLY: Duration = Duration::from_micros(150);
+
+/// So few records are waited for one by one.
+const FEW: usize = 2;
 
 /// How soon an accelerator without room is asked again.
 const RETRY: Duration = Duration::from_micros(50);
