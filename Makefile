@@ -36,7 +36,7 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-conformance conformance miri asan tsan \
+	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
@@ -53,6 +53,8 @@ help:
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
+	@echo 'make bench-accelerator  throughput over an accelerator, by records in flight'
+	@echo 'make bench-many  thousands of connections that send in turn'
 	@echo 'make bench-preload  what the preload library costs programs without TLS'
 	@echo 'make bench-programs  nginx and python under uktls run beside themselves; installs them'
 	@echo 'make test-unchanged  git, tar and tests of Python with and without the preload library'
@@ -172,7 +174,19 @@ demo:
 	$(STAGED) scripts/demo.sh
 
 bench:
-	$(CARGO) run --release -p uktls-bench -- $(ARGS)
+	scripts/install-deps.sh bench
+	$(CARGO) run --release -p uktls-bench --features all-peers -- $(ARGS)
+
+# Throughput over an accelerator, by records in flight.
+bench-accelerator:
+	scripts/install-deps.sh bench
+	@$(MAKE) --no-print-directory -C c-tests/accelerator
+	$(CARGO) run --release -p uktls-bench -- accelerator $(BUILD)/accelerator/uktls-accelerator.so $(ARGS)
+
+# Thousands of connections that send in turn.
+bench-many:
+	scripts/install-deps.sh bench
+	$(CARGO) run --release -p uktls-bench --features all-peers -- many $(ARGS)
 
 # What the preload library costs where there is no TLS.
 bench-preload: stage

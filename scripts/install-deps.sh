@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what `make demo`, `make test` and other targets need beside Rust, by apt-get, and only what is missing.
-# Usage: scripts/install-deps.sh [demo|test|referee|programs|unchanged|bench-programs]
+# Usage: scripts/install-deps.sh [demo|test|bench|referee|programs|unchanged|bench-programs]
 set -euo pipefail
 
 set_name=${1:-test}
@@ -25,6 +25,9 @@ need openssl has openssl
 need curl has curl
 case $set_name in
 demo) ;;
+bench)
+    need libgnutls28-dev pkg-config --exists gnutls
+    ;;
 referee)
     need qemu-system-x86 has qemu-system-x86_64
     need kmod has depmod

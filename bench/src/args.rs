@@ -74,6 +74,11 @@ pub enum Role {
     Sink,
     #[command(name = idle::SUBCOMMAND, hide = true)]
     Idle(idle::ChildArgs),
+    /// Measure thousands of connections that send in turn, instead of the benchmarks
+    #[command(name = crate::many::SUBCOMMAND)]
+    Many(crate::many::ManyArgs),
+    #[command(name = crate::many::CHILD, hide = true)]
+    ManyChild(crate::many::ChildArgs),
     /// Measure throughput over an accelerator against records in flight, instead of the benchmarks
     #[command(name = crate::accelerator::SUBCOMMAND)]
     Accelerator(crate::accelerator::AcceleratorArgs),

@@ -99,12 +99,12 @@ pub fn child(args: &ChildArgs) -> Result<()> {
 }
 
 /// Descriptors that are not connections.
-const SPARE_DESCRIPTORS: u64 = 64;
+pub const SPARE_DESCRIPTORS: u64 = 64;
 const MESSAGE_LEN: usize = 64;
 /// The peers that take part in a handshake get one connection in so many.
 const HANDSHAKE_PART: u64 = 10;
 /// Longer than anything that uktls puts off.
-const SETTLE: Duration = Duration::from_millis(300);
+pub const SETTLE: Duration = Duration::from_millis(300);
 
 fn bytes_per_connection(peer: PeerKind, connections: u64) -> Result<f64> {
     let sink = Sink::start()?;
@@ -145,7 +145,7 @@ fn open(args: &ChildArgs) -> Result<Connection> {
 }
 
 /// Bytes of this process's own, written to.
-fn private_dirty() -> Result<u64> {
+pub fn private_dirty() -> Result<u64> {
     let smaps = fs::read_to_string("/proc/self/smaps_rollup")?;
     let line = smaps
         .lines()

@@ -11,6 +11,7 @@ mod goals;
 mod idle;
 mod limits;
 mod machine;
+mod many;
 mod metric;
 mod peers;
 mod placement;
@@ -39,6 +40,8 @@ fn main() -> Result<()> {
         Some(Role::Sink) => sink::process::serve(),
         Some(Role::Idle(child)) => idle::child(child),
         Some(Role::Aead(table)) => aead::print(table),
+        Some(Role::Many(args)) => many::bench(args),
+        Some(Role::ManyChild(child)) => many::child(child),
         Some(Role::Accelerator(args)) => accelerator::bench(args),
         Some(Role::Accelerated(child)) => accelerator::child(child),
     }

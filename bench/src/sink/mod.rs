@@ -6,6 +6,7 @@
 //! Where receiving is measured, it is the sender: [`deliver`].
 
 mod deliver;
+mod dropper;
 pub mod process;
 pub mod protocol;
 

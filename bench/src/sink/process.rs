@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -18,12 +18,13 @@ use rustix::net::RecvFlags;
 use rustls::ServerConfig;
 
 use super::deliver;
+use super::dropper::Dropper;
 use super::protocol::{ANSWER, Hello, Kind, READY, write_total};
 use crate::limits::raise_nofile;
 use crate::placement::Pinned;
 
 /// Most bytes dropped by one `recv`.
-const DROP_LEN: usize = 1 << 20;
+pub(super) const DROP_LEN: usize = 1 << 20;
 
 /// Serve until stdin closes.
 pub fn serve() -> Result<()> {
@@ -39,6 +40,7 @@ pub fn serve() -> Result<()> {
         tls: server_context()?,
         server: deliver::server_config()?,
         parked: Mutex::default(),
+        dropper: OnceLock::new(),
     });
     for stream in listener.incoming() {
         let (stream, shared) = (stream?, Arc::clone(&shared));
@@ -57,6 +59,7 @@ struct Shared {
     tls: SslContext,
     server: Arc<ServerConfig>,
     parked: Mutex<Vec<TcpStream>>,
+    dropper: OnceLock<Option<Dropper>>,
 }
 
 fn connection(mut stream: TcpStream, shared: &Shared) -> Result<()> {
@@ -93,10 +96,18 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> Result<()> {
             drop(parked);
             stream.write_all(&[READY])?;
         }
+        Kind::Active => {
+            shared.dropper.get_or_init(|| Dropper::start().ok());
+            let dropper = shared.dropper.get().and_then(Option::as_ref);
+            let dropper = dropper.context("nobody drops")?;
+            stream.write_all(&[READY])?;
+            dropper.take(stream)?;
+        }
         Kind::Collect => {
             let parked = std::mem::take(&mut *shared.parked.lock().expect("as above"));
             let mut scratch = vec![0; DROP_LEN];
-            let mut total = 0;
+            let dropper = shared.dropper.get().and_then(Option::as_ref);
+            let mut total = dropper.map_or(0, Dropper::collect);
             for connection in &parked {
                 total += drop_until_end(connection, &mut scratch)?;
             }
@@ -107,7 +118,7 @@ fn connection(mut stream: TcpStream, shared: &Shared) -> Result<()> {
 }
 
 /// Drop up to `scratch.len()` bytes; their number, 0 at the end of the stream.
-fn drop_some(stream: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
+pub(super) fn drop_some(stream: &TcpStream, scratch: &mut [u8]) -> io::Result<usize> {
     loop {
         // TCP writes nothing into the buffer under MSG_TRUNC; its length is the most that is dropped.
         match rustix::net::recv(stream, &mut *scratch, RecvFlags::TRUNC) {

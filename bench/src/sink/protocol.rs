@@ -18,12 +18,14 @@ pub enum Kind {
     Request = 1,
     /// The connection is put aside, unread.
     Park = 2,
-    /// No connection to measure: asks for the bytes that the parked ones have received.
+    /// No connection to measure: asks for the bytes that the parked and the active ones have received.
     Collect = 3,
     /// The sink sends: the receiver asks for a number of records of `wire_len` bytes each, again and again, until it shuts down.
     DeliverPlain = 4,
     /// The same, sealed: with the keys of the handshake, or with those of [`CRYPTO_INFO`].
     DeliverSealed = 5,
+    /// Bytes are dropped by one thread for all connections of this kind, until the sender shuts down.
+    Active = 6,
 }
 
 /// `struct tls12_crypto_info_aes_gcm_128` of `<linux/tls.h>` (version, cipher, iv, key, salt, rec_seq): some TLS 1.3 keys.
@@ -88,6 +90,7 @@ impl Hello {
             3 => Kind::Collect,
             4 => Kind::DeliverPlain,
             5 => Kind::DeliverSealed,
+            6 => Kind::Active,
             _ => return Err(io::ErrorKind::InvalidData.into()),
         };
         let mut numbers = numbers.as_slice();
@@ -127,6 +130,7 @@ mod tests {
             Kind::Collect,
             Kind::DeliverPlain,
             Kind::DeliverSealed,
+            Kind::Active,
         ] {
             let hello = Hello {
                 wire_len: 16_406,

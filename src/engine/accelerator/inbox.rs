@@ -105,10 +105,10 @@ impl Inbox {
         nothing
     }
 
-    /// If there is nothing, whoever leaves something from now on wakes the reactor.
-    fn lie_down(&self) -> bool {
+    /// If nothing was left since there were `seen` letters, whoever leaves something from now on wakes the reactor.
+    fn lie_down(&self, seen: usize) -> bool {
         let mut letters = lock(&self.letters);
-        letters.asleep = letters.jobs.is_empty() && letters.told.is_empty();
+        letters.asleep = self.left() == seen;
         letters.asleep
     }
 
@@ -134,19 +134,21 @@ impl Inbox {
         true
     }
 
-    /// Sleeps, unless there is something to collect, until it is woken, a descriptor is ready, or the time is up; adds the slots to `told`.
+    /// Sleeps, unless there are more than `seen` letters, until it is woken, a descriptor is ready, or the time is up; adds the slots to `told`.
     pub fn sleep(
         &self,
+        seen: usize,
         timeout: Option<Duration>,
         events: &mut Vec<epoll::Event>,
         told: &mut Vec<u64>,
     ) {
+        let sleeps = timeout != Some(Duration::ZERO);
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.as_secs().cast_signed(),
             tv_nsec: timeout.subsec_nanos().into(),
         });
         events.clear();
-        if !self.lie_down() {
+        if sleeps && !self.lie_down(seen) {
             return;
         }
         // Fails with EINTR at most.

@@ -165,7 +165,7 @@ pub(super) fn run(inbox: &Arc<Inbox>, limits: Limits, software: &dyn Engine) {
                 None
             }
         };
-        inbox.sleep(timeout, &mut events, &mut told);
+        inbox.sleep(seen, timeout, &mut events, &mut told);
     }
 }
 
