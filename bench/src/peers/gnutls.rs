@@ -73,9 +73,12 @@ impl GnuTls {
         // The sink's certificate is made anew for each run and vouches for nothing: nobody looks at it.
         // SAFETY: a live session with its transport.
         done(unsafe { gnutls_handshake(peer.session) })?;
-        // SAFETY: a live session; the name is static.
-        let chosen =
-            unsafe { CStr::from_ptr(gnutls_cipher_get_name(gnutls_cipher_get(peer.session))) };
+        // SAFETY: a live session.
+        let number = unsafe { gnutls_cipher_get(peer.session) };
+        // SAFETY: a cipher that GnuTLS knows.
+        let chosen = unsafe { gnutls_cipher_get_name(number) };
+        // SAFETY: a static string.
+        let chosen = unsafe { CStr::from_ptr(chosen) };
         ensure!(chosen.to_str()? == name, "the handshake chose {chosen:?}");
         Ok(peer)
     }
@@ -83,8 +86,10 @@ impl GnuTls {
 
 fn done(result: c_int) -> Result<()> {
     if result < 0 {
-        // SAFETY: any number has a static text.
-        let text = unsafe { CStr::from_ptr(gnutls_strerror(result)) };
+        // SAFETY: any number will do.
+        let text = unsafe { gnutls_strerror(result) };
+        // SAFETY: a static string.
+        let text = unsafe { CStr::from_ptr(text) };
         bail!("GnuTLS: {}", text.to_string_lossy());
     }
     Ok(())

@@ -1,4 +1,8 @@
 //! s2n-tls: `s2n_send` and `s2n_recv`, with records as large as they may be.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the calls that s2n makes by itself on a descriptor"
+)]
 
 use std::ffi::{c_int, c_void};
 use std::io::Error;
@@ -36,10 +40,9 @@ impl S2n {
         tls.set_send_callback(Some(send))?;
         tls.set_receive_callback(Some(receive))?;
         // SAFETY: the context is a number, and the descriptor stays open as long as the connection.
-        unsafe {
-            tls.set_send_context(context)?
-                .set_receive_context(context)?
-        };
+        unsafe { tls.set_send_context(context)? };
+        // SAFETY: as above.
+        unsafe { tls.set_receive_context(context)? };
         match tls.poll_negotiate() {
             Poll::Ready(result) => {
                 result?;
