@@ -223,7 +223,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-preload
 	@$(MAKE) --no-print-directory test-interop
 	@$(MAKE) --no-print-directory test-selftest
-	$(STAGED) tests/programs/run.sh uktls nginx openssl python rustls
+	$(STAGED) tests/programs/run.sh uktls nginx accelerator openssl python rustls
 	@echo 'make test: all passed'
 
 # The page against the tests that there are; `make conformance` runs them and writes the page.
@@ -288,7 +288,7 @@ test-selftest:
 test-programs:
 	scripts/install-deps.sh programs
 	@$(MAKE) --no-print-directory stage
-	$(STAGED) tests/programs/run.sh uktls nginx openssl python rustls redis servers clients declined
+	$(STAGED) tests/programs/run.sh uktls nginx accelerator openssl python rustls redis servers clients declined
 
 # What has nothing to do with TLS; a quarter of an hour, most of it Python's test_asyncio.
 test-unchanged:

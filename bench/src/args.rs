@@ -74,6 +74,9 @@ pub enum Role {
     Sink,
     #[command(name = idle::SUBCOMMAND, hide = true)]
     Idle(idle::ChildArgs),
+    /// Measure `auto` against both engines by connections, threads and sizes, instead of the benchmarks
+    #[command(name = crate::matrix::SUBCOMMAND)]
+    Matrix(crate::matrix::MatrixArgs),
     /// Measure thousands of connections that send in turn, instead of the benchmarks
     #[command(name = crate::many::SUBCOMMAND)]
     Many(crate::many::ManyArgs),

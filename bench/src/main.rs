@@ -12,6 +12,7 @@ mod idle;
 mod limits;
 mod machine;
 mod many;
+mod matrix;
 mod metric;
 mod peers;
 mod placement;
@@ -40,6 +41,7 @@ fn main() -> Result<()> {
         Some(Role::Sink) => sink::process::serve(),
         Some(Role::Idle(child)) => idle::child(child),
         Some(Role::Aead(table)) => aead::print(table),
+        Some(Role::Matrix(args)) => matrix::bench(args),
         Some(Role::Many(args)) => many::bench(args),
         Some(Role::ManyChild(child)) => many::child(child),
         Some(Role::Accelerator(args)) => accelerator::bench(args),

@@ -319,6 +319,10 @@ impl Connection {
         self.sender.flush()
     }
 
+    pub fn socket(&self) -> &TcpStream {
+        self.sender.socket()
+    }
+
     /// Read one byte sent in the clear by the sink: the same system call for every peer.
     #[inline]
     pub fn read_byte(&self) -> Result<u8> {
