@@ -80,12 +80,14 @@ pub fn child(args: &ChildArgs) -> Result<()> {
     let mut connections = Vec::with_capacity(capacity);
     let message = [0; MESSAGE_LEN];
     let mut first = open(args)?;
+    first.receive_too()?;
     first.send(&message)?;
     first.flush()?;
     sleep(SETTLE);
     let before = private_dirty()?;
     for _ in 0..args.connections {
         let mut connection = open(args)?;
+        connection.receive_too()?;
         connection.send(&message)?;
         connections.push(connection);
     }

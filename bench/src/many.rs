@@ -140,6 +140,7 @@ pub fn child(args: &ChildArgs) -> Result<()> {
     for _ in 0..args.connections {
         let hello = Hello::new(Kind::Active);
         let mut connection = Connection::open(args.peer, Cipher::default(), args.sink, hello)?;
+        connection.receive_too()?;
         connection.send(&message)?;
         connections.push(connection);
     }

@@ -179,6 +179,11 @@ trait Sender {
     /// Send one message. It may still be queued when this returns.
     fn send(&mut self, message: &[u8]) -> Result<()>;
 
+    /// Set keys for the other direction, too, where a handshake has not.
+    fn receive_too(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Wait until the kernel has all that was sent.
     fn flush(&mut self) -> Result<()> {
         Ok(())
@@ -317,6 +322,11 @@ impl Connection {
 
     pub fn flush(&mut self) -> Result<()> {
         self.sender.flush()
+    }
+
+    /// Set keys for the other direction, too: what the sink says in the clear is not to be read any more.
+    pub fn receive_too(&mut self) -> Result<()> {
+        self.sender.receive_too()
     }
 
     pub fn socket(&self) -> &TcpStream {

@@ -59,15 +59,7 @@ impl Uktls {
     /// Give `socket` the keys that the sink seals with for those who do not come from a handshake.
     pub fn attach_receiver(socket: TcpStream) -> Result<Self> {
         configure(UKTLS_ENGINE_AUTO, DEFAULT_QUEUE)?;
-        // SAFETY: `CRYPTO_INFO` is readable for its length.
-        let done = unsafe {
-            tls_rx_init(
-                socket.as_raw_fd(),
-                CRYPTO_INFO.as_ptr().cast(),
-                CRYPTO_INFO.len(),
-            )
-        };
-        ensure!(done == 0, "tls_rx_init: {}", Error::last_os_error());
+        receive(&socket)?;
         Ok(Self {
             socket: ManuallyDrop::new(socket),
         })
@@ -93,6 +85,10 @@ impl Sender for Uktls {
             }
         }
         Ok(())
+    }
+
+    fn receive_too(&mut self) -> Result<()> {
+        receive(&self.socket)
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -134,6 +130,19 @@ impl Drop for Uktls {
         // The socket that owns the descriptor is never dropped, so it is closed once.
         uktls_close(self.socket.as_raw_fd());
     }
+}
+
+fn receive(socket: &TcpStream) -> Result<()> {
+    // SAFETY: `CRYPTO_INFO` is readable for its length.
+    let done = unsafe {
+        tls_rx_init(
+            socket.as_raw_fd(),
+            CRYPTO_INFO.as_ptr().cast(),
+            CRYPTO_INFO.len(),
+        )
+    };
+    ensure!(done == 0, "tls_rx_init: {}", Error::last_os_error());
+    Ok(())
 }
 
 /// The counters of this process by name, those that only go up.
