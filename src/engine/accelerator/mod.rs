@@ -128,6 +128,7 @@ extern "C" fn end_reactors() {
     ending.iter().for_each(|(inbox, _)| inbox.close());
     for (inbox, timeout) in ending {
         let deadline = Instant::now() + timeout + SLACK;
+        // Looked for, and not waited for: once in a process, and the reactor need not know who waits.
         while !inbox.has_ended() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
         }
