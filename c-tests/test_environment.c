@@ -145,6 +145,9 @@ static void test_good_values(void **state)
         {"UKTLS_AEAD", "aws-lc", UKTLS_ENGINE_AUTO, UKTLS_AEAD_AWS_LC},
         {"UKTLS_AEAD", "openssl", UKTLS_ENGINE_AUTO, UKTLS_AEAD_OPENSSL},
         {"UKTLS_AEAD", "rustcrypto", UKTLS_ENGINE_AUTO, UKTLS_AEAD_RUSTCRYPTO},
+#ifdef __x86_64__
+        {"UKTLS_AEAD", "ring", UKTLS_ENGINE_AUTO, UKTLS_AEAD_RING},
+#endif
         {"UKTLS_AEAD", "auto", UKTLS_ENGINE_AUTO, 0},
         {"UKTLS_MODE", "always", UKTLS_ENGINE_AUTO, 0},
         {"UKTLS_THREADS", "1", UKTLS_ENGINE_AUTO, 0},

@@ -47,9 +47,10 @@ fn header(input: &mut Input<'_>) {
 fn opener(input: &mut Input<'_>) {
     let (version, cipher) = input.suite();
     let keys = CryptoInfo::parse(&crypto_info(version, cipher, 1)).expect("well-formed");
-    let choice = match input.byte() % 3 {
+    let choice = match input.byte() % 4 {
         0 => Choice::Auto,
         1 => Choice::OpenSsl,
+        2 => Choice::Ring,
         _ => Choice::RustCrypto,
     };
     let opener = RecordOpener::new(&keys, choice).expect("some provider has it");

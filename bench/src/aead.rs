@@ -36,8 +36,8 @@ pub struct AeadArgs {
 pub fn print(args: &AeadArgs) -> Result<()> {
     println!("GB/s sealed, medians of {} rounds; [auto]", args.rounds);
     println!(
-        "{:<18} {:>6}  {:>12} {:>12} {:>12} {:>12}",
-        "cipher", "bytes", "aws-lc", "openssl", "rustcrypto", "bare aws-lc"
+        "{:<18} {:>6}  {:>12} {:>12} {:>12} {:>12} {:>12}",
+        "cipher", "bytes", "aws-lc", "openssl", "rustcrypto", "ring", "bare aws-lc"
     );
     for cipher in Cipher::ALL {
         let auto = sealer(cipher, Choice::Auto)?.provider();
@@ -74,6 +74,7 @@ fn round_robin(
         (Choice::AwsLc, Provider::AwsLc),
         (Choice::OpenSsl, Provider::OpenSsl),
         (Choice::RustCrypto, Provider::RustCrypto),
+        (Choice::Ring, Provider::Ring),
     ];
     let mut speeds = vec![Vec::new(); forced.len()];
     for _ in 0..args.rounds {

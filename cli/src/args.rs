@@ -126,7 +126,7 @@ choices! {
 }
 choices! {
     /// `UKTLS_AEAD`, less what the preload library does not have.
-    Aead { Auto = "auto", AwsLc = "aws-lc", RustCrypto = "rustcrypto" }
+    Aead { Auto = "auto", AwsLc = "aws-lc", Ring = "ring", RustCrypto = "rustcrypto" }
 }
 
 fn engine(text: &str) -> Result<String, &'static str> {

@@ -4,13 +4,19 @@ use super::*;
 use crate::crypto_info::{CryptoInfo, expected_len};
 use crate::record::content_type::{ALERT, APPLICATION_DATA};
 
-const PROVIDERS: [Provider; 3] = [Provider::AwsLc, Provider::OpenSsl, Provider::RustCrypto];
+const PROVIDERS: [Provider; 4] = [
+    Provider::AwsLc,
+    Provider::OpenSsl,
+    Provider::RustCrypto,
+    Provider::Ring,
+];
 
 fn choice(provider: Provider) -> Choice {
     match provider {
         Provider::AwsLc => Choice::AwsLc,
         Provider::OpenSsl => Choice::OpenSsl,
         Provider::RustCrypto => Choice::RustCrypto,
+        Provider::Ring => Choice::Ring,
     }
 }
 
@@ -120,6 +126,41 @@ fn implementations_agree() {
                 }
             }
         }
+    }
+}
+
+/// Two implementations by length: each record is what either of them makes, on both sides of the limit.
+#[test]
+fn by_length_is_the_same_cipher() {
+    let (cipher, key) = (Cipher::ChaCha20Poly1305, [7; 32]);
+    let new = |provider| by(provider, cipher, &key).unwrap();
+    let both = ByLength {
+        short: new(Provider::AwsLc),
+        long: new(Provider::RustCrypto),
+    };
+    let reference = new(Provider::OpenSsl);
+    let (nonce, aad) = ([3; NONCE_LEN], [9; 5]);
+    for len in [0, 1, 64, 3054, 3055, 3056, 3057, 16384] {
+        let plain = vec![0x5a; len];
+        let mut expected = vec![0; len + 1 + 16];
+        let mut sealed = expected.clone();
+        reference
+            .seal(&nonce, &aad, &plain, &[23], &mut expected)
+            .unwrap();
+        both.seal(&nonce, &aad, &plain, &[23], &mut sealed).unwrap();
+        assert_eq!(sealed, expected, "{len}");
+        sealed[..len].copy_from_slice(&plain);
+        sealed[len] = 23;
+        both.seal_in_place(&nonce, &aad, &mut sealed).unwrap();
+        assert_eq!(sealed, expected, "in place: {len}");
+        let mut out = vec![0; len + 1];
+        both.open(&nonce, &aad, &sealed, &mut out).unwrap();
+        assert_eq!(&out[..len], plain);
+        sealed[len] ^= 1;
+        assert_eq!(
+            both.open(&nonce, &aad, &sealed, &mut out),
+            Err(Error::SealFailed)
+        );
     }
 }
 

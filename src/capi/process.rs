@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::guard::{guard, guard_infallible};
 use super::types::{
-    UKTLS_AEAD_AUTO, UKTLS_AEAD_AWS_LC, UKTLS_AEAD_OPENSSL, UKTLS_AEAD_RUSTCRYPTO,
+    UKTLS_AEAD_AUTO, UKTLS_AEAD_AWS_LC, UKTLS_AEAD_OPENSSL, UKTLS_AEAD_RING, UKTLS_AEAD_RUSTCRYPTO,
     UKTLS_ENGINE_AUTO, UKTLS_ENGINE_FALLBACK_DEFAULT, UKTLS_ENGINE_FALLBACK_ERROR,
     UKTLS_ENGINE_FALLBACK_SOFTWARE, UKTLS_ENGINE_INLINE, UKTLS_ENGINE_OPENSSL,
     UKTLS_ENGINE_THREADS, UKTLS_MODE_ALWAYS, UKTLS_MODE_AUTO, UKTLS_MODE_OFF, uktls_config,
@@ -169,6 +169,7 @@ pub unsafe extern "C" fn uktls_get_info(fd: c_int, info: *mut uktls_info) -> c_i
                 Some(Provider::AwsLc) => UKTLS_AEAD_AWS_LC,
                 Some(Provider::OpenSsl) => UKTLS_AEAD_OPENSSL,
                 Some(Provider::RustCrypto) => UKTLS_AEAD_RUSTCRYPTO,
+                Some(Provider::Ring) => UKTLS_AEAD_RING,
             },
             reserved2: 0,
             tx_records: tx.map_or(0, |tx| tx.records),
@@ -296,6 +297,7 @@ fn aead(value: c_int) -> Result<Choice> {
         UKTLS_AEAD_AWS_LC => Ok(Choice::AwsLc),
         UKTLS_AEAD_OPENSSL => Ok(Choice::OpenSsl),
         UKTLS_AEAD_RUSTCRYPTO => Ok(Choice::RustCrypto),
+        UKTLS_AEAD_RING => Ok(Choice::Ring),
         _ => Err(Error::Invalid),
     }
 }

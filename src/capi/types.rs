@@ -43,6 +43,8 @@ pub const UKTLS_AEAD_AWS_LC: c_int = 1;
 pub const UKTLS_AEAD_OPENSSL: c_int = 2;
 /// RustCrypto.
 pub const UKTLS_AEAD_RUSTCRYPTO: c_int = 3;
+/// ring, on x86-64.
+pub const UKTLS_AEAD_RING: c_int = 4;
 
 /// Settings for `uktls_configure`. Zero or NULL in a field keeps that setting's default.
 #[repr(C)]

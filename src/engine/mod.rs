@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::aead::{Accelerated, Cipher, RecordSealer};
 use crate::error::{Error, Result};
 use crate::record::RecordNumber;
+use crate::sys::copy::copy;
 use crate::sys::pages::Pages;
 
 pub use buffer::Buffer;
@@ -138,7 +139,7 @@ impl Job {
             Plaintext::Mixed(pieces) => {
                 for (at, pages) in pieces {
                     let bytes = pages.bytes();
-                    record[prefix + at..][..bytes.len()].copy_from_slice(bytes);
+                    copy(bytes, &mut record[prefix + at..][..bytes.len()]);
                 }
             }
         }

@@ -3,6 +3,7 @@
 pub mod abi;
 pub mod accelerator;
 pub mod async_job;
+pub mod copy;
 pub mod fork_guard;
 pub mod kept;
 mod libcrypto;

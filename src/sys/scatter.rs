@@ -2,6 +2,8 @@
 
 use core::marker::PhantomData;
 
+use super::copy::PIECE;
+
 /// The free rest of the program's buffers. Segments may overlap, as the kernel allows; so they are
 /// kept as addresses, and no two references to them exist at the same time.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl<'a> Destination<'a> {
     pub fn put(&mut self, mut bytes: &[u8]) -> usize {
         let before = self.left;
         while let Some((start, room)) = self.head().filter(|_| !bytes.is_empty()) {
-            let (now, later) = bytes.split_at(bytes.len().min(room));
+            let (now, later) = bytes.split_at(bytes.len().min(room).min(PIECE));
             // SAFETY: `start` is writable for `room` bytes by the promise of `new`, and `now` is
             // memory of ours, which the program's does not overlap.
             unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), start, now.len()) };

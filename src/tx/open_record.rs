@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::{Buffer, Plaintext};
+use crate::sys::copy::copy;
 use crate::sys::pages::Pages;
 
 /// A record that collects plaintext, in the memory that it will be sealed in.
@@ -45,7 +46,7 @@ impl OpenRecord {
 
     /// Copies `bytes` in.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.space(bytes.len()).copy_from_slice(bytes);
+        copy(bytes, self.space(bytes.len()));
         self.grow(bytes.len());
     }
 
@@ -64,9 +65,12 @@ impl OpenRecord {
 
     /// Copies the plaintext, wherever it is, to the start of `out`.
     pub(crate) fn copy_to(&self, out: &mut [u8]) {
-        out[..self.len].copy_from_slice(&self.buffer.bytes()[self.prefix..][..self.len]);
+        copy(
+            &self.buffer.bytes()[self.prefix..][..self.len],
+            &mut out[..self.len],
+        );
         for (at, pages) in &self.pages {
-            out[*at..][..pages.bytes().len()].copy_from_slice(pages.bytes());
+            copy(pages.bytes(), &mut out[*at..][..pages.bytes().len()]);
         }
     }
 

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
 use crate::sync::{MutexGuard, Woken, lock, try_lock};
+use crate::sys::copy::copy;
 use crate::sys::net::raise_sigpipe;
 use crate::sys::pages::Pages;
 
@@ -595,7 +596,7 @@ impl<'a> Source<'a> {
                 }
             };
             let copied = piece.len();
-            out[done..][..copied].copy_from_slice(piece);
+            copy(piece, &mut out[done..][..copied]);
             self.skip(copied);
             done += copied;
         }

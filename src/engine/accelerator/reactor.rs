@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::record::RecordNumber;
 use crate::stats::STATS;
 use crate::sys::async_job::{self, JobSlot, Progress, Work};
+use crate::sys::copy::copy;
 use crate::sys::kept::Kept;
 use crate::sys::net::borrow;
 
@@ -351,15 +352,15 @@ impl Record {
 
 /// The plaintext, in memory that stays until the record is sealed: not the program's, which may go away.
 fn copied(mut buffer: Buffer, plaintext: Plaintext, prefix: usize) -> Buffer {
-    let mut copy = |at: usize, bytes: &[u8]| {
-        buffer.bytes_mut()[prefix + at..][..bytes.len()].copy_from_slice(bytes);
+    let mut put = |at: usize, bytes: &[u8]| {
+        copy(bytes, &mut buffer.bytes_mut()[prefix + at..][..bytes.len()]);
     };
     match &plaintext {
         Plaintext::InPlace => {}
-        Plaintext::Pages(pages) => copy(0, pages.bytes()),
+        Plaintext::Pages(pages) => put(0, pages.bytes()),
         Plaintext::Mixed(pieces) => pieces
             .iter()
-            .for_each(|(at, pages)| copy(*at, pages.bytes())),
+            .for_each(|(at, pages)| put(*at, pages.bytes())),
     }
     buffer
 }
