@@ -268,6 +268,8 @@ test-accelerator:
 	@$(MAKE) --no-print-directory -C c-tests/accelerator
 	@$(STAGED) $(MAKE) --no-print-directory -C c-tests all
 	$(STAGED) c-tests/accelerator/run.sh $(BUILD)/accelerator $(BUILD)/c-tests
+	UKTLS_ENGINE=openssl:$(BUILD)/accelerator/uktls-accelerator.so UKTLS_ENGINE_FALLBACK=error \
+		$(CARGO) test --features fault-injection --test faults -- --ignored
 
 test-valgrind:
 	$(STAGED) $(MAKE) --no-print-directory -C c-tests valgrind

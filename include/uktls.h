@@ -91,6 +91,9 @@
 /* RustCrypto. */
 #define UKTLS_AEAD_RUSTCRYPTO 3
 
+/* ring, on x86-64. */
+#define UKTLS_AEAD_RING 4
+
 /* Settings for `uktls_configure`. Zero or NULL in a field keeps that setting's default. */
 struct uktls_config {
     /* `sizeof(struct uktls_config)`, set by the caller. */

@@ -133,3 +133,38 @@ fn a_record_that_cannot_be_sealed() {
         check(Fault::Fail, 1, kind, libc::EBADMSG);
     }
 }
+
+/// The thread that has an accelerator's jobs: what it had fails, what comes afterwards is sealed by the processor.
+#[test]
+#[ignore = "wants UKTLS_ENGINE=openssl:ACCELERATOR and UKTLS_ENGINE_FALLBACK=error; make test-accelerator"]
+fn a_panic_in_the_accelerators_thread() {
+    let works = || {
+        let _alone = alone();
+        engine(UKTLS_ENGINE_OPENSSL);
+        let (socket, peer) = pair();
+        let fd = init(&socket);
+        assert_eq!(send(fd, 16384), Ok(16384));
+        let _ = std::os::fd::IntoRawFd::into_raw_fd(socket);
+        assert_eq!(uktls_close(fd), 0);
+        assert_eq!(records(peer), [16384]);
+        sealed_by_accelerator()
+    };
+    assert_eq!(works(), 1);
+    check(Fault::Fail, 16384, UKTLS_ENGINE_OPENSSL, libc::EBADMSG);
+    check(
+        Fault::Panic,
+        16384,
+        UKTLS_ENGINE_OPENSSL,
+        libc::ENOTRECOVERABLE,
+    );
+    assert_eq!(works(), 1);
+}
+
+fn sealed_by_accelerator() -> u64 {
+    // SAFETY: plain old data, for which zero is a value.
+    let mut stats: uktls_stats = unsafe { std::mem::zeroed() };
+    stats.size = size_of::<uktls_stats>();
+    // SAFETY: a whole struct that says its size.
+    assert_eq!(unsafe { uktls_get_stats(&raw mut stats) }, 0);
+    stats.sealed_accelerator
+}

@@ -7,6 +7,7 @@
 
 pub mod accelerator;
 pub mod buffer;
+mod completion;
 pub mod threads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,7 @@ use crate::sys::copy::copy;
 use crate::sys::pages::Pages;
 
 pub use buffer::Buffer;
+pub use completion::Completion;
 
 /// Which engine a program asked for (`UKTLS_ENGINE`), or which one is in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,9 +103,7 @@ pub struct Job {
     /// Length of the plaintext in bytes.
     pub len: usize,
     /// What to tell.
-    pub done: Arc<dyn Sealed>,
-    /// Returned to `done` unchanged.
-    pub ticket: u64,
+    pub completion: Completion,
 }
 
 impl Job {
@@ -115,14 +115,13 @@ impl Job {
         let Job {
             buffer,
             len: plain,
-            done,
-            ticket,
+            completion,
             plaintext,
             ..
         } = self;
         // The program's pages are released before anybody can learn that they are.
         drop(plaintext);
-        done.sealed(ticket, result.map(|()| SealedRecord { buffer, len, plain }));
+        completion.tell(result.map(|()| SealedRecord { buffer, len, plain }));
     }
 
     fn seal(&mut self) -> Result<()> {

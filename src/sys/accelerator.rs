@@ -3,6 +3,7 @@
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::{null, null_mut};
 use std::ffi::CString;
+use std::os::unix::ffi::OsStringExt;
 use std::sync::{Mutex, PoisonError};
 
 use super::libcrypto::{Libcrypto, Opaque};
@@ -43,10 +44,22 @@ impl Device {
     /// Why neither can be had.
     pub fn load(id: &str) -> Result<Device, String> {
         let library = Libcrypto::get()?;
-        let name = CString::new(id).map_err(|_| "a NUL in the name".to_owned())?;
+        // A path; OpenSSL would look for one that is relative in a folder of its own.
+        let id = match id.contains('/') {
+            true => std::path::absolute(id).map_err(|error| error.to_string())?,
+            false => id.into(),
+        };
+        let name = CString::new(id.into_os_string().into_vec())
+            .map_err(|_| "a NUL in the name".to_owned())?;
         // Here, so that OpenSSL's handler of `atexit` is there: see `at_exit`.
         // SAFETY: flags, and no settings.
-        if unsafe { (library.OPENSSL_init_crypto)(OPENSSL_INIT_ASYNC, null()) } != 1 {
+        if unsafe {
+            (library.OPENSSL_init_crypto)(
+                OPENSSL_INIT_ASYNC | OPENSSL_INIT_LOAD_CRYPTO_STRINGS,
+                null(),
+            )
+        } != 1
+        {
             return Err(library.error());
         }
         // SAFETY: takes nothing.
@@ -294,3 +307,4 @@ const NID_AES_128_GCM: c_int = 895;
 const NID_AES_256_GCM: c_int = 901;
 const OPENSSL_INIT_ASYNC: u64 = 0x100;
 const OPENSSL_INIT_ENGINE_DYNAMIC: u64 = 0x400;
+const OPENSSL_INIT_LOAD_CRYPTO_STRINGS: u64 = 0x2;

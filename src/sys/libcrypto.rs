@@ -1,6 +1,7 @@
 //! OpenSSL's libcrypto, opened when it is asked for: the preload library must not bring it into every process.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
 macro_rules! functions {
@@ -49,7 +50,7 @@ functions! {
     EVP_CipherInit_ex(Opaque, Opaque, Opaque, *const u8, *const u8, c_int) -> c_int;
     EVP_CipherUpdate(Opaque, *mut u8, *mut c_int, *const u8, c_int) -> c_int;
     EVP_CipherFinal_ex(Opaque, *mut u8, *mut c_int) -> c_int;
-    ERR_get_error() -> core::ffi::c_ulong;
+    ERR_get_error_all(*mut *const c_char, *mut c_int, *mut *const c_char, *mut *const c_char, *mut c_int) -> core::ffi::c_ulong;
     ERR_error_string_n(core::ffi::c_ulong, *mut c_char, usize);
     OPENSSL_init_crypto(u64, *const c_void) -> c_int;
     ASYNC_is_capable() -> c_int;
@@ -81,23 +82,43 @@ impl Libcrypto {
 
     /// What the thread's last call failed with.
     pub(super) fn error(&self) -> String {
-        let mut text = [0u8; 256];
-        // SAFETY: takes nothing.
-        let mut error = unsafe { (self.ERR_get_error)() };
-        let mut last = error;
-        // The last one says most.
-        while error != 0 {
+        let mut last = 0;
+        let mut details = Vec::new();
+        loop {
+            let (mut data, mut flags) = (null(), 0);
+            // SAFETY: places for a string of the library's and for a number; null for what is not wanted.
+            let error = unsafe {
+                (self.ERR_get_error_all)(
+                    null_mut(),
+                    null_mut(),
+                    null_mut(),
+                    &raw mut data,
+                    &raw mut flags,
+                )
+            };
+            if error == 0 {
+                break;
+            }
             last = error;
-            // SAFETY: takes nothing.
-            error = unsafe { (self.ERR_get_error)() };
+            if flags & ERR_TXT_STRING != 0 && !data.is_null() {
+                // SAFETY: a string, by its flag, that is there until the thread's next call.
+                let data = unsafe { CStr::from_ptr(data) }.to_string_lossy();
+                details.push(data.into_owned());
+            }
         }
         if last == 0 {
             return "no reason given".to_owned();
         }
+        let mut text = [0u8; 256];
         // SAFETY: room for 256 bytes, the NUL among them.
         unsafe { (self.ERR_error_string_n)(last, text.as_mut_ptr().cast(), text.len()) };
         let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
-        text.to_string_lossy().into_owned()
+        let text = text.to_string_lossy();
+        // The first detail is what the dynamic linker said, the last error what it came to.
+        match details.iter().find(|detail| !detail.is_empty()) {
+            Some(detail) => format!("{text} ({detail})"),
+            None => text.into_owned(),
+        }
     }
 }
 
@@ -117,3 +138,6 @@ fn symbol(library: *mut c_void, name: &'static str) -> Option<*mut c_void> {
     let found = unsafe { libc::dlsym(library, name.as_ptr().cast()) };
     (!found.is_null()).then_some(found)
 }
+
+/// The detail of an error is a string.
+const ERR_TXT_STRING: c_int = 2;

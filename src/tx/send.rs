@@ -13,7 +13,7 @@ use super::shared_calls::Rest;
 use super::transmit::By;
 use super::writer::{Outcome, Segment};
 use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SLEEPING, Sender};
-use crate::engine::{Buffer, Job, Kind};
+use crate::engine::{Buffer, Completion, Job, Kind};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
@@ -516,8 +516,7 @@ impl Connection {
                 buffer,
                 plaintext,
                 len: plain,
-                done: Arc::<Connection>::clone(self),
-                ticket: self.list.reserve(),
+                completion: Completion::new(Arc::<Connection>::clone(self), self.list.reserve()),
             });
             return Ok(());
         }

@@ -68,9 +68,12 @@ impl Inbox {
         lock(&self.letters).closing
     }
 
-    /// The reactor ends.
-    pub fn end(&self) {
-        lock(&self.letters).ended = true;
+    /// The reactor ends: no more jobs are taken. Returns those that it has not collected.
+    pub fn end(&self) -> VecDeque<Job> {
+        let mut letters = lock(&self.letters);
+        letters.closing = true;
+        letters.ended = true;
+        core::mem::take(&mut letters.jobs)
     }
 
     pub fn has_ended(&self) -> bool {

@@ -11,6 +11,7 @@
 mod inbox;
 mod reactor;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,8 +62,13 @@ impl Accelerator {
         let (theirs, limits) = (Arc::clone(&inbox), self.limits);
         let software = Arc::clone(&self.software);
         let started = thread::spawn_quiet("uktls-engine", move || {
-            reactor::run(&theirs, limits, &*software);
-            theirs.end();
+            let run = || reactor::run(&theirs, limits, &*software);
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                log::error!("the accelerator's thread has panicked: sealing by the processor");
+            }
+            for job in theirs.end() {
+                software.submit(job);
+            }
         });
         started.then(|| {
             reactors().push((Arc::clone(&inbox), limits.timeout));

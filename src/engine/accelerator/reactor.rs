@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 
-use super::super::{Buffer, Engine, Fallback, Job, Plaintext, Sealed, SealedRecord, buffer};
+use super::super::{Buffer, Completion, Engine, Fallback, Job, Plaintext, SealedRecord, buffer};
 use super::Limits;
 use super::inbox::Inbox;
 use crate::aead::RecordSealer;
@@ -47,8 +47,7 @@ struct Record {
     content_type: u8,
     plain: Arc<Buffer>,
     len: usize,
-    done: Arc<dyn Sealed>,
-    ticket: u64,
+    completion: Completion,
 }
 
 /// What a job does.
@@ -177,6 +176,8 @@ impl Reactor<'_> {
     }
 
     fn begin(&mut self, job: Job) {
+        #[cfg(feature = "fault-injection")]
+        let injected = super::super::fault::point();
         let Job {
             sealer,
             number,
@@ -184,8 +185,7 @@ impl Reactor<'_> {
             buffer,
             plaintext,
             len,
-            done,
-            ticket,
+            completion,
         } = job;
         let plain = Arc::new(copied(buffer, plaintext, sealer.prefix_len()));
         let work = Seal {
@@ -201,9 +201,12 @@ impl Reactor<'_> {
             content_type,
             plain,
             len,
-            done,
-            ticket,
+            completion,
         };
+        #[cfg(feature = "fault-injection")]
+        if injected.is_err() {
+            return self.not_sealed(record);
+        }
         let Some(at) = self.free_slot() else {
             return self.not_sealed(record);
         };
@@ -317,7 +320,7 @@ impl Reactor<'_> {
     fn not_sealed(&self, record: Record) {
         STATS.accelerator_failed.add(1);
         match self.limits.fallback {
-            Fallback::Error => record.done.sealed(record.ticket, Err(Error::SealFailed)),
+            Fallback::Error => record.completion.tell(Err(Error::SealFailed)),
             // In memory of its own: the accelerator may still be reading, and writing, the other.
             Fallback::Software => {
                 let mut buffer = Buffer::take();
@@ -330,8 +333,7 @@ impl Reactor<'_> {
                     buffer,
                     plaintext: Plaintext::InPlace,
                     len: record.len,
-                    done: record.done,
-                    ticket: record.ticket,
+                    completion: record.completion,
                 });
             }
         }
@@ -346,7 +348,7 @@ impl Record {
             len: self.len + self.sealer.overhead(),
             plain: self.len,
         };
-        self.done.sealed(self.ticket, Ok(sealed));
+        self.completion.tell(Ok(sealed));
     }
 }
 
