@@ -38,7 +38,7 @@ fn keyed(cipher: Cipher, key: &[u8]) -> Option<Keyed> {
 /// The constructors hand the key schedule up by value: overwrites what they left behind.
 #[inline(never)]
 fn wipe_stack() {
-    [0xffu8; 8192].zeroize();
+    [u64::MAX; 512].zeroize();
 }
 
 /// A key is plain memory without pointers to secrets, so wiping its cell wipes it.
