@@ -51,6 +51,11 @@ pub trait Engine: Send + Sync {
     /// Takes `job` over. Its completion is called exactly once, perhaps before this returns.
     fn submit(&self, job: Job);
 
+    /// Has a thread of the engine's do `relay`, if one has nothing else of that kind to do; says whether.
+    fn relay(&self, _relay: &Arc<dyn Relay>) -> bool {
+        false
+    }
+
     /// The key, at work where this engine seals, if that is not this processor.
     ///
     /// # Errors
@@ -58,6 +63,12 @@ pub trait Engine: Send + Sync {
     fn accelerated(&self, _cipher: Cipher, _key: &[u8]) -> Result<Option<Box<dyn Accelerated>>> {
         Ok(None)
     }
+}
+
+/// Sealed records that another thread than the one that sealed them is to hand to the kernel.
+pub trait Relay: Send + Sync {
+    /// Hands over what there is, and what comes meanwhile.
+    fn relay(self: Arc<Self>);
 }
 
 /// Where a sealed record, or the news that it could not be sealed, goes.

@@ -4,11 +4,12 @@
 //! pool is dropped.
 #![forbid(unsafe_code)]
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, SendError, Sender, unbounded};
 
-use super::{Engine, Job};
+use super::{Engine, Job, Relay};
 use crate::stats::STATS;
 use crate::sys::thread;
 
@@ -19,7 +20,14 @@ use crate::sys::thread;
 /// per-connection limit on accepted bytes.
 pub struct Pool {
     threads: usize,
-    queue: OnceLock<Option<Sender<Job>>>,
+    queue: OnceLock<Option<Sender<Task>>>,
+    /// Threads that relay, or are about to.
+    relaying: Arc<AtomicUsize>,
+}
+
+enum Task {
+    Seal(Job),
+    Relay(Arc<dyn Relay>),
 }
 
 impl Pool {
@@ -29,15 +37,16 @@ impl Pool {
         Pool {
             threads: threads.max(1),
             queue: OnceLock::new(),
+            relaying: Arc::default(),
         }
     }
 
-    fn start(&self) -> Option<Sender<Job>> {
-        let (sender, receiver) = unbounded::<Job>();
+    fn start(&self) -> Option<Sender<Task>> {
+        let (sender, receiver) = unbounded::<Task>();
         let started = (0..self.threads)
             .filter(|_| {
-                let receiver = receiver.clone();
-                thread::spawn_quiet("uktls-seal", move || work(&receiver))
+                let (receiver, relaying) = (receiver.clone(), Arc::clone(&self.relaying));
+                thread::spawn_quiet("uktls-seal", move || work(&receiver, &relaying))
             })
             .count();
         (started > 0).then_some(sender)
@@ -49,19 +58,39 @@ impl Engine for Pool {
         STATS.sealed_threads.add(1);
         match self.queue.get_or_init(|| self.start()) {
             Some(queue) => {
-                if let Err(rejected) = queue.send(job) {
-                    // Every thread is gone, which only a panic outside a job could bring about.
-                    rejected.into_inner().run();
+                // Fails if every thread is gone, which only a panic outside a job could bring about.
+                if let Err(SendError(Task::Seal(job))) = queue.send(Task::Seal(job)) {
+                    job.run();
                 }
             }
             // No thread could be started (EAGAIN): slower, but nothing is lost.
             None => job.run(),
         }
     }
+
+    fn relay(&self, relay: &Arc<dyn Relay>) -> bool {
+        // Relaxed: a count of threads that are taken; the queue carries the rest.
+        let taken = self.relaying.fetch_add(1, Ordering::Relaxed);
+        let queue = self.queue.get_or_init(|| self.start());
+        let done = taken < self.threads
+            && queue
+                .as_ref()
+                .is_some_and(|queue| queue.send(Task::Relay(Arc::clone(relay))).is_ok());
+        if !done {
+            self.relaying.fetch_sub(1, Ordering::Relaxed);
+        }
+        done
+    }
 }
 
-fn work(queue: &Receiver<Job>) {
-    while let Ok(job) = queue.recv() {
-        job.run();
+fn work(queue: &Receiver<Task>, relaying: &AtomicUsize) {
+    while let Ok(task) = queue.recv() {
+        match task {
+            Task::Seal(job) => job.run(),
+            Task::Relay(relay) => {
+                relay.relay();
+                relaying.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
     }
 }

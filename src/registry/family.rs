@@ -27,6 +27,7 @@ pub(crate) fn adopt_in_child(parent: u64, index: &mut Index) {
         sys: &Linux,
         pool: Arc::new(Late),
         waker: Arc::new(Late),
+        streamers: Default::default(),
     });
     // Duplicates of a descriptor share one state here, too.
     let mut adopted: HashMap<*const Socket, Arc<Socket>> = HashMap::new();

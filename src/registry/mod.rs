@@ -360,6 +360,7 @@ fn process() -> Result<Arc<Process>> {
         sys: &Linux,
         pool,
         waker: Arc::new(worker),
+        streamers: Default::default(),
     });
     let process = Arc::new(Process { shared, cores });
     PROCESS.store(Some(Arc::clone(&process)));

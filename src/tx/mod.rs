@@ -25,6 +25,7 @@ mod pace;
 mod queue;
 mod ready_list;
 mod recovery;
+mod relay;
 mod send;
 mod share;
 mod shared;
@@ -67,6 +68,7 @@ use shared::Joint;
 use writer::{Segment, Writer};
 
 pub use file::FileSource;
+pub use relay::Streamers;
 pub use send::SendFlags;
 pub use transmit::{Drain, Look};
 
@@ -89,6 +91,8 @@ pub struct Shared {
     pub pool: Arc<dyn Engine>,
     /// The deferred worker.
     pub waker: Arc<dyn Waker>,
+    /// Who has streamed of late.
+    pub streamers: Streamers,
 }
 
 /// How connections behave; fixed when a connection is set up.
@@ -136,6 +140,8 @@ pub struct Connection {
     /// last record is out, as nobody else may.
     owned: Mutex<Option<(Kept, Arc<Connection>)>>,
     watched: AtomicBool,
+    /// Who waits for the writer: a thread that transmits on and on gives it up then.
+    wanted: AtomicU32,
     /// Attempts of this process to change the keys, for the statistics.
     rekeys_ok: AtomicU32,
     rekeys_refused: AtomicU32,
@@ -170,6 +176,8 @@ struct Sender {
     sealed: u64,
     max_payload: usize,
     pace: Pace,
+    /// So many batches more are transmitted by the calls themselves.
+    unrelayed: u8,
     /// Fingerprints of the keys before the present ones.
     used: Box<[u64]>,
 }
@@ -221,6 +229,7 @@ impl Connection {
             sealed: 0,
             max_payload: MAX_PLAINTEXT,
             pace: Pace::default(),
+            unrelayed: 0,
             used: Box::default(),
         };
         STATS.tx_sw.add(1);
@@ -255,6 +264,7 @@ impl Connection {
             room: Event::default(),
             owned: Mutex::new(None),
             watched: AtomicBool::new(false),
+            wanted: AtomicU32::new(0),
             rekeys_ok: AtomicU32::new(0),
             rekeys_refused: AtomicU32::new(0),
             _counted: Current::new(Gauge::Sending),
@@ -623,3 +633,5 @@ const PAUSED: u32 = 64;
 const BRIEFLY: u32 = 128;
 /// The program has received, or tried to, since it sent last.
 const HEARD: u32 = 256;
+/// A thread of the engine's transmits, or is about to, while calls go on sealing.
+const RELAYED: u32 = 512;

@@ -12,7 +12,7 @@ use super::ready_list::Head;
 use super::shared_calls::Rest;
 use super::transmit::By;
 use super::writer::{Outcome, Segment};
-use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SLEEPING, Sender};
+use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, RELAYED, SLEEPING, Sender};
 use crate::engine::{Buffer, Completion, Job, Kind};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -222,6 +222,9 @@ impl Connection {
         let streams = sender.pace.streams();
         let head =
             !streams && accepted < TIMED && sender.run.is_some() && sender.pace.expects_more();
+        if streams {
+            self.relay_if_due(&mut sender);
+        }
         if (streams || head) && !self.is_full() {
             if accepted >= TIMED {
                 sender.pace.resumed(Instant::now());
@@ -259,10 +262,16 @@ impl Connection {
     pub(super) fn is_full(&self) -> bool {
         let limit = match self.settings.engine {
             Kind::Threads | Kind::Accelerator => self.settings.queue_max,
-            Kind::Auto if self.may_hand_off() => self.settings.queue_max,
+            Kind::Auto if self.may_hand_off() || self.is(RELAYED) => self.settings.queue_max,
             _ => BATCH.min(self.settings.queue_max),
         };
         self.is(BLOCKED) || self.counts.queued.load(Ordering::Relaxed) >= limit as u64
+    }
+
+    /// Whether the queue is as long as it may be, whoever shortens it.
+    fn is_crammed(&self) -> bool {
+        let queued = self.counts.queued.load(Ordering::Relaxed);
+        self.is(BLOCKED) || queued >= self.settings.queue_max as u64
     }
 
     /// Makes room for a record if there is none: hands records to the kernel, and waits as the
@@ -273,6 +282,7 @@ impl Connection {
         mut sender: MutexGuard<'a, Sender>,
         flags: SendFlags,
     ) -> (Option<MutexGuard<'a, Sender>>, Result<()>) {
+        self.relay_if_due(&mut sender);
         if !self.is_full() {
             return (Some(sender), Ok(()));
         }
@@ -295,19 +305,20 @@ impl Connection {
         while self.is_full() {
             let patience = *patience.get_or_insert_with(|| self.patience(flags));
             let (room, moved) = (self.room.ticket(), self.moved.ticket());
+            let relayed = self.is(RELAYED);
             let (head, in_flight) = self.list.outlook();
-            if in_flight > 0 {
+            if in_flight > 0 || relayed {
                 if patience.sleeps {
                     // Those who seal transmit as well, or the worker does when the socket has room:
                     // the caller's processor is the program's.
-                    self.asleep(|| match self.is_full() {
+                    self.asleep(|| match self.is_crammed() {
                         true => slept(self.room.wait(room, patience.left())),
                         false => Ok(()),
                     })?;
                     self.check()?;
                     continue;
                 }
-                if head == Head::InFlight {
+                if head == Head::InFlight || relayed {
                     // Bounded by the engine, and no room is missing: not a reason for EAGAIN.
                     self.moved.wait(moved, None);
                     self.check()?;
@@ -632,7 +643,7 @@ pub(super) fn signalled<T>(flags: SendFlags, result: Result<T>) -> Result<T> {
 }
 
 /// Sealed bytes at which a streaming caller transmits by itself.
-const BATCH: usize = 256 * 1024;
+pub(super) const BATCH: usize = 256 * 1024;
 
 /// From this many bytes on, sealing takes so long that it would be mistaken for a pause.
 const TIMED: usize = 4096;

@@ -3,10 +3,11 @@
 //! numbers (design rules 1 to 3).
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::io::IoSlice;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -35,6 +36,8 @@ pub(super) struct FakeSocket {
     blocking: bool,
     /// System calls that may still be made.
     pub patience: usize,
+    /// Who has sent.
+    pub senders: HashSet<ThreadId>,
 }
 
 impl FakeSys {
@@ -54,6 +57,7 @@ impl FakeSys {
 impl Sys for FakeSys {
     fn send(&self, _: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
         let mut socket = self.call();
+        socket.senders.insert(std::thread::current().id());
         if let Some(errno) = socket.dead {
             return Err(errno);
         }
@@ -179,6 +183,7 @@ impl Setup {
             sys,
             pool: POOL.get_or_init(|| Arc::new(Pool::new(2))).clone(),
             waker: worker.clone(),
+            streamers: Default::default(),
         };
         let settings = Settings {
             engine,

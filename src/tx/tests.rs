@@ -249,3 +249,44 @@ fn a_head_goes_out_with_its_body() {
         }
     }
 }
+
+/// AS-3, AS-4: a long stream of which another thread transmits a part is whole and in order, whether the kernel
+/// always has room, or now and then none.
+#[test]
+fn a_relayed_stream_is_whole() {
+    for (blocking, room) in [
+        (true, usize::MAX),
+        (true, 3 << 20),
+        (false, usize::MAX),
+        (false, 1 << 20),
+    ] {
+        let setup = Setup::new(Kind::Auto, Version::Tls13, Cipher::AesGcm128, blocking);
+        setup.give_room(room);
+        let mut expected = Vec::new();
+        for message in 0..100usize {
+            let data = vec![message as u8; 60_000 + message * 1001];
+            let mut sent = setup.connection.send(&[&data], None, flags());
+            while sent == Err(Error::WouldBlock) {
+                setup.give_room(1 << 20);
+                sent = setup.connection.send(&[&data], None, flags());
+            }
+            // A part of it, where the kernel had no room for more.
+            expected.extend_from_slice(&data[..sent.unwrap()]);
+        }
+        let sys = setup.sys;
+        flush_all(&setup);
+        let senders = sys.socket().senders.len();
+        let arrived: Vec<u8> = setup.finish().into_iter().flat_map(|it| it.1).collect();
+        assert!(arrived == expected, "blocking {blocking}, room {room}");
+        assert!(
+            senders > 1,
+            "blocking {blocking}, room {room}: nothing was relayed"
+        );
+    }
+}
+
+/// What is left, so that every sender is known.
+fn flush_all(setup: &Setup) {
+    setup.give_room(usize::MAX);
+    super::testing::flush(&setup.connection);
+}

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::deferral::Scheduled;
 use super::ready_list::Head;
-use super::writer::{Moved, Outcome, Segment};
+use super::writer::{Moved, Outcome, Segment, Writer};
 use super::{
     BLOCKED, BRIEFLY, BROKEN, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SHUTDOWN, Sender,
 };
@@ -27,6 +27,8 @@ pub(super) enum By {
     /// A caller that sleeps if the kernel refuses bytes.
     Sleeper,
     Worker,
+    /// A thread of the engine's, while calls go on sealing; for as long as nobody else wants the writer.
+    Relay,
 }
 
 /// What the worker learns from a look at a connection.
@@ -60,16 +62,17 @@ impl Connection {
             return Some(self.transmit_shared(joint, by));
         }
         loop {
-            let mut writer = if patient {
-                lock(&self.writer)
-            } else {
-                try_lock(&self.writer)?
+            let mut writer = match try_lock(&self.writer) {
+                Some(writer) => writer,
+                None if patient => self.wait_for_writer(),
+                None => return None,
             };
             if self.is(BROKEN) {
                 writer.clear();
                 return Some(Outcome::Failed(self.dead_errno()));
             }
-            let (outcome, moved) = writer.transmit(self.shared.sys, self.fd(), &self.list);
+            let (outcome, moved) =
+                writer.transmit(self.shared.sys, self.fd(), &self.list, by == By::Relay);
             self.account(by, &moved);
             match outcome {
                 // Everything in front of the record that could not be sealed has gone out.
@@ -90,6 +93,9 @@ impl Connection {
             }
             drop(writer);
             if matches!(outcome, Outcome::Drained(_)) && self.list.head() == Head::Ready {
+                if by == By::Relay && self.is_wanted() {
+                    return Some(outcome);
+                }
                 continue;
             }
             // A caller that sleeps for the room transmits when it comes, or else tells the worker.
@@ -99,6 +105,19 @@ impl Connection {
             self.after(outcome);
             return Some(outcome);
         }
+    }
+
+    /// Whether somebody waits for the writer.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) > 0
+    }
+
+    fn wait_for_writer(&self) -> MutexGuard<'_, Writer> {
+        // Relaxed: a hint, for the locks to be fair.
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        let writer = lock(&self.writer);
+        self.wanted.fetch_sub(1, Ordering::Relaxed);
+        writer
     }
 
     /// The worker's look at a connection that deferred something: transmits if the program has
@@ -338,7 +357,7 @@ impl Connection {
     fn unwritten<T>(self: &Arc<Self>, change: impl FnOnce() -> T) -> T {
         // If its lock cannot be had, nobody transmits any more.
         let _shared = self.joint().map(|joint| self.lock_joint(joint));
-        let _writer = lock(&self.writer);
+        let _writer = self.wait_for_writer();
         change()
     }
 

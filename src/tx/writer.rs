@@ -66,7 +66,7 @@ impl Moved {
             STATS.transmit_records_max.raise(self.records_in_a_call);
             match by {
                 By::Caller | By::Sleeper => STATS.records_from_caller.add(self.records),
-                By::Worker => STATS.records_from_worker.add(self.records),
+                By::Worker | By::Relay => STATS.records_from_worker.add(self.records),
             }
         }
     }
@@ -81,12 +81,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Hands ready records to the kernel until none is ready, it refuses, or it fails.
+    /// Hands ready records to the kernel until none is ready, it refuses, or it fails; or makes one system call, if
+    /// `once`.
     pub(crate) fn transmit(
         &mut self,
         sys: &dyn Sys,
         fd: RawFd,
         list: &ReadyList<Segment>,
+        once: bool,
     ) -> (Outcome, Moved) {
         let mut moved = Moved::default();
         loop {
@@ -111,7 +113,7 @@ impl Writer {
                         return (Outcome::Refused, moved);
                     }
                     // What became ready meanwhile is seen by the look behind the writer's lock.
-                    if head != Head::Ready {
+                    if once || head != Head::Ready {
                         return (Outcome::Drained(head), moved);
                     }
                 }
