@@ -183,31 +183,21 @@ impl Inner {
                 };
                 inbox.sleep
             };
-            // A tick is shorter than what epoll_wait can sleep, so ppoll sleeps on the set instead.
-            if sleep != Sleep::Deep {
-                let tick = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: if sleep == Sleep::Long {
-                        LONG_TICK_NS
-                    } else {
-                        TICK_NS
-                    },
-                };
-                let mut set = [PollFd::new(&self.epoll, PollFlags::IN)];
-                let _ = poll(&mut set, Some(&tick));
-            }
-            let now = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
-            let timeout = (sleep != Sleep::Deep).then_some(&now);
             events.clear();
-            // Fails with EINTR at most, and then the next round does it.
-            let _ = epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout,
-            );
+            let timeout = match sleep {
+                Sleep::Short if self.is_quiet_for(TICK_NS) => None,
+                Sleep::Long if self.is_quiet_for(LONG_TICK_NS) => None,
+                Sleep::Short | Sleep::Long => Some(Some(&NOW)),
+                Sleep::Deep => Some(None),
+            };
+            if let Some(timeout) = timeout {
+                // Fails with EINTR at most, and then the next round does it.
+                let _ = epoll::wait(
+                    &self.epoll,
+                    rustix::buffer::spare_capacity(&mut events),
+                    timeout,
+                );
+            }
             for event in &events {
                 self.serve(event.data.u64());
             }
@@ -220,6 +210,17 @@ impl Inner {
                 entry.connection.look(&mut entry.seen_calls, overdue) == Look::Again
             });
         }
+    }
+
+    /// Sleeps for a tick, or until there are events; whether there were none. A tick is shorter than what `epoll_wait` can
+    /// sleep, so `ppoll` sleeps on the set instead.
+    fn is_quiet_for(&self, tick_ns: i64) -> bool {
+        let tick = Timespec {
+            tv_sec: 0,
+            tv_nsec: tick_ns,
+        };
+        let mut set = [PollFd::new(&self.epoll, PollFlags::IN)];
+        poll(&mut set, Some(&tick)) == Ok(0)
     }
 
     fn serve(&self, id: u64) {
@@ -240,6 +241,11 @@ const WAKE: u64 = 0;
 
 /// Events taken per `epoll_wait`.
 const EVENTS: usize = 64;
+
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// How often deferred connections are looked at.
 const TICK_NS: i64 = 100_000;
