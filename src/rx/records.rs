@@ -1,11 +1,16 @@
 //! The records at the head of the receive queue: found, opened, kept until they are delivered.
 #![forbid(unsafe_code)]
 
+mod handover;
+mod opening;
+
 use std::collections::VecDeque;
-use std::num::{NonZeroI32, NonZeroU64};
+use std::num::NonZeroU64;
 use std::os::fd::RawFd;
 
 use rustix::io::Errno;
+
+pub(super) use handover::Snapshot;
 
 use super::Tally;
 use super::shared::Session;
@@ -15,9 +20,8 @@ use crate::engine::Buffer;
 use crate::error::{Error, PendingError, Result};
 use crate::record::{
     BadHeader, HEADER_LEN, Layout, MAX_PLAINTEXT, NonceForm, RecordNumber, RecordNumbers, Version,
-    content_type::HANDSHAKE, parse_header,
+    parse_header,
 };
-use crate::stats::STATS;
 use crate::sys::receive::Receive;
 use crate::sys::secret::SecretBox;
 
@@ -59,42 +63,6 @@ pub(super) struct Io<'a> {
     pub pending: &'a PendingError,
     /// The lock on what other processes share, if there are any.
     pub session: Option<Session<'a>>,
-}
-
-/// Where a direction stands: all that processes have to agree on, but the keys.
-///
-/// What may be absent has no other zero: comparing an `Option<u64>`, the optimiser reads a payload
-/// that is not there, which memory checkers report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Snapshot {
-    /// Number of the first record that is not completely delivered, and how much of it is.
-    pub first: RecordNumber,
-    pub offset: usize,
-    /// Bytes of that record that are out of the socket.
-    pub taken_len: usize,
-    pub rekey_at: Option<NonZeroU64>,
-    /// An errno.
-    pub stopped: Option<NonZeroI32>,
-    pub stop_announced: bool,
-    pub stop_told: bool,
-    pub mark: usize,
-}
-
-impl Snapshot {
-    /// Whether the two differ in nothing but the socket's low-water mark.
-    pub(super) fn is_at(&self, other: &Snapshot) -> bool {
-        let mark = self.mark;
-        *self == Snapshot { mark, ..*other }
-    }
-
-    /// The same, and nothing is read any more.
-    pub(super) fn stopped_by(self, errno: Errno) -> Snapshot {
-        Snapshot {
-            stopped: NonZeroI32::new(errno.raw_os_error()),
-            stop_announced: false,
-            ..self
-        }
-    }
 }
 
 /// A record that has been opened and not completely delivered.
@@ -220,74 +188,6 @@ impl Records {
         }
         self.keys = SecretBox::new(keys);
         Ok(())
-    }
-
-    /// Where the direction stands.
-    fn snapshot(&self) -> Snapshot {
-        let (first, offset) = match self.opened.front() {
-            Some(record) if record.wire > 0 => (record.number, record.at),
-            _ => (self.numbers.peek(), self.skip),
-        };
-        Snapshot {
-            first,
-            offset,
-            taken_len: self.taken.as_ref().map_or(0, |taken| taken.len),
-            rekey_at: self.rekey_at,
-            stopped: self
-                .stopped
-                .and_then(|errno| NonZeroI32::new(errno.raw_os_error())),
-            stop_announced: self.stop_announced,
-            stop_told: self.stop_told,
-            mark: self.mark,
-        }
-    }
-
-    /// Forgets what is known of the socket, and goes on where another process has come to.
-    pub(super) fn restore(
-        &mut self,
-        keys: TrafficKeys,
-        place: &Snapshot,
-        taken: &[u8],
-    ) -> Result<()> {
-        self.opener = RecordOpener::new(&keys, self.choice)?;
-        self.keys = SecretBox::new(keys);
-        self.numbers = RecordNumbers::new(place.first.rec_seq, place.first.nonce_explicit);
-        self.window.forget();
-        // What stands in no other process's way is only in this one.
-        self.opened.retain(|record| record.wire == 0);
-        self.taken = (place.taken_len > 0).then(|| {
-            let mut wire = Buffer::take();
-            wire.head_mut(place.taken_len)
-                .copy_from_slice(&taken[..place.taken_len]);
-            Taken {
-                wire,
-                len: place.taken_len,
-                opened: false,
-            }
-        });
-        self.skip = place.offset;
-        self.rekey_at = place.rekey_at;
-        self.stopped = place
-            .stopped
-            .map(|errno| Errno::from_raw_os_error(errno.get()));
-        self.stop_announced = place.stop_announced;
-        self.stop_told = place.stop_told;
-        Ok(())
-    }
-
-    /// Leaves in the socket what others will have to find there; says where this one stands.
-    pub(super) fn prepare_to_share(&mut self, sys: &dyn Receive, fd: RawFd) -> Result<Snapshot> {
-        self.window.drop_stale(sys, fd)?;
-        match self.opened.iter().any(|record| record.wire == 0) {
-            true => Err(Error::NotRecoverable),
-            false => Ok(self.snapshot()),
-        }
-    }
-
-    pub(super) fn copy_taken(&self, memory: &mut [u8]) {
-        if let Some(taken) = &self.taken {
-            memory[..taken.len].copy_from_slice(taken.wire.head(taken.len));
-        }
     }
 
     pub(super) fn keys(&self) -> &TrafficKeys {
@@ -419,123 +319,6 @@ impl Records {
         matches!(self.outlook(), Found::Ready(_)) || self.window.may_hold_more()
     }
 
-    /// Opens the record of `wire` bytes that [`Records::look`] has found.
-    ///
-    /// # Errors
-    /// [`Error::SealFailed`], [`Error::BadRecord`]: the record stays where it is, and fails again
-    /// (RX-20).
-    pub(super) fn open(&mut self, wire: usize) -> Result<Opened> {
-        let mut plain = self.spare.take().unwrap_or_else(Buffer::take);
-        match self.open_to(wire, plain.bytes_mut()) {
-            Ok((content_type, len)) => {
-                if content_type == HANDSHAKE
-                    && self.keys.version == Version::Tls13
-                    && plain.head(len).first() == Some(&KEY_UPDATE)
-                    && self.rekey_at.is_none()
-                {
-                    // RK-6.
-                    self.rekey_at = NonZeroU64::new(self.numbers.peek().rec_seq.saturating_add(1));
-                    STATS.rx_rekey_received.add(1);
-                    self.tally.rx_rekey_received += 1;
-                }
-                let (number, padded) = (self.numbers.peek(), self.is_padded(wire, len));
-                let (wire, taken) = self.commit(wire);
-                Ok(Opened {
-                    content_type,
-                    plain,
-                    at: core::mem::take(&mut self.skip).min(len),
-                    len,
-                    wire,
-                    number,
-                    taken,
-                    padded,
-                    fresh: true,
-                })
-            }
-            Err(error) => {
-                self.spare = Some(plain);
-                Err(error)
-            }
-        }
-    }
-
-    /// Opens a record straight into the program's memory, if it is one whose content type and
-    /// length are known beforehand: TLS 1.2, of which `out` has the plaintext's length.
-    ///
-    /// # Errors
-    /// As for [`Records::open`]; `out` holds nothing of the plaintext then.
-    pub(super) fn open_directly(&mut self, wire: usize, out: &mut [u8]) -> Result<()> {
-        self.open_to(wire, out)?;
-        let (wire, _) = self.commit(wire);
-        self.window.delivered(wire);
-        Ok(())
-    }
-
-    /// Plaintext length of the record found, if only data of that length can be in it.
-    pub(super) fn plain_len(&self, wire: usize) -> Option<usize> {
-        use crate::record::content_type::APPLICATION_DATA;
-        let is_data = self.taken.is_none()
-            && self.skip == 0
-            && self.window.unopened().first() == Some(&APPLICATION_DATA);
-        let layout = Layout::new(self.keys.version, self.keys.nonce_form());
-        (is_data && self.keys.version == Version::Tls12).then(|| wire - layout.overhead())
-    }
-
-    fn open_to(&mut self, wire: usize, out: &mut [u8]) -> Result<(u8, usize)> {
-        let number = self.numbers.peek().rec_seq;
-        let known = self.window.unopened();
-        let result = match &mut self.taken {
-            Some(taken) if !taken.opened => {
-                let rest = wire - taken.len;
-                let record = taken.wire.head_mut(wire);
-                record[taken.len..].copy_from_slice(&known[..rest]);
-                self.opener.open(number, record, out)
-            }
-            _ => self.opener.open(number, &known[..wire], out),
-        };
-        // ST-3: padding without a content type is no authentication failure.
-        if result == Err(Error::SealFailed) {
-            STATS.decrypt_error.add(1);
-            self.tally.decrypt_error += 1;
-        }
-        result
-    }
-
-    fn is_padded(&self, wire: usize, len: usize) -> bool {
-        let layout = Layout::new(self.keys.version, self.keys.nonce_form());
-        wire > len + layout.overhead()
-    }
-
-    /// The record is open: its number is spent. Returns how many of its bytes are in the socket, and
-    /// whether others are out of it.
-    fn commit(&mut self, wire: usize) -> (usize, bool) {
-        let (mut in_socket, mut is_taken) = (wire, false);
-        if let Some(taken) = self.taken.as_mut().filter(|taken| !taken.opened) {
-            taken.opened = true;
-            (in_socket, is_taken) = (wire - taken.len, true);
-        }
-        self.window.opened(in_socket);
-        if self.numbers.reserve().is_none() {
-            // REC-14: this one was the last.
-            self.stopped = Some(Errno::BADMSG);
-        }
-        (in_socket, is_taken)
-    }
-
-    /// Keeps an opened record for later.
-    pub(super) fn keep(&mut self, record: Opened) {
-        self.opened.push_back(record);
-    }
-
-    /// An opened record has been delivered.
-    pub(super) fn finish(&mut self, record: Opened) {
-        self.window.delivered(record.wire);
-        if record.taken {
-            self.taken = None;
-        }
-        self.spare = Some(record.plain);
-    }
-
     /// Takes the known part of an incomplete record out of the socket, which has no room for more
     /// of it (RX-6). The rest of it, at least a byte, keeps the socket readable when it has come.
     /// `memory` is where other processes find the bytes, if there are any.
@@ -639,9 +422,6 @@ impl Records {
         }
     }
 }
-
-/// Handshake type of a KeyUpdate (RFC 8446 section 4).
-const KEY_UPDATE: u8 = 24;
 
 /// The longest record: header, explicit nonce or content type, plaintext, tag, rounded up.
 const WIRE_MAX: usize = MAX_PLAINTEXT + 64;

@@ -1,9 +1,9 @@
 //! The transmit direction of one connection.
 //!
-//! A send cuts the program's bytes into records (`send`), seals them in the caller or submits them
-//! to the thread pool, and leaves them in the `ready_list`; whoever holds the `writer` hands
+//! A send (`send`) cuts the program's bytes into records and seals them in the caller or submits them
+//! to the thread pool (`seal`), waits if too many are there (`room`), and leaves them in the `ready_list`; whoever holds the `writer` hands
 //! the contiguous sealed head to the kernel (`transmit`). What a call leaves behind is transmitted
-//! by a later call or by the worker (`deferral`).
+//! by a later call, by the worker (`deferral`), or by another thread meanwhile (`relay`).
 //!
 //! # Locks, outermost first
 //!
@@ -18,6 +18,8 @@
 //! more: behind `turn` come the shared turn and the lock of the shared state (`shared`).
 #![forbid(unsafe_code)]
 
+mod condition;
+mod control;
 mod deferral;
 mod file;
 mod open_record;
@@ -26,11 +28,14 @@ mod queue;
 mod ready_list;
 mod recovery;
 mod relay;
+mod room;
+mod seal;
 mod send;
 mod share;
 mod shared;
 mod shared_calls;
 mod shared_control;
+mod source;
 mod transmit;
 mod writer;
 
@@ -43,17 +48,14 @@ pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::hash::{BuildHasher, RandomState};
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::io::Errno;
-
-use crate::aead::{Choice, Cipher, RecordSealer, TrafficKeys};
+use crate::aead::{Choice, RecordSealer, TrafficKeys};
 use crate::engine::{Engine, Kind};
-use crate::error::{Error, PendingError, Result};
-use crate::record::{MAX_PLAINTEXT, RecordNumber, RecordNumbers, Version};
+use crate::error::{PendingError, Result};
+use crate::record::{MAX_PLAINTEXT, RecordNumbers};
 use crate::stats::{Current, Gauge, STATS};
 use crate::sync::{Event, Mutex, MutexGuard, lock, try_lock};
 use crate::sys::kept::Kept;
@@ -67,6 +69,7 @@ use ready_list::ReadyList;
 use shared::Joint;
 use writer::{Segment, Writer};
 
+pub use control::Info;
 pub use file::FileSource;
 pub use relay::Streamers;
 pub use send::SendFlags;
@@ -182,31 +185,6 @@ struct Sender {
     used: Box<[u64]>,
 }
 
-/// What `uktls_get_info` reports of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Info {
-    /// TLS version.
-    pub version: Version,
-    /// Cipher.
-    pub cipher: Cipher,
-    /// Engine asked for.
-    pub engine: Kind,
-    /// AEAD implementation in use.
-    pub aead: crate::aead::Provider,
-    /// Number of the next record.
-    pub number: RecordNumber,
-    /// Records handed to the kernel.
-    pub records: u64,
-    /// Plaintext bytes handed to the kernel.
-    pub bytes: u64,
-    /// Plaintext bytes accepted and not yet handed to the kernel.
-    pub pending: u64,
-    /// Records sealed or being sealed, and not yet completely with the kernel.
-    pub queued_records: u64,
-    /// Most plaintext bytes in a record.
-    pub max_payload: u16,
-}
-
 impl Connection {
     /// Takes `keys` for the socket `fd`.
     ///
@@ -310,102 +288,6 @@ impl Connection {
             .map_or(&self.counts, |joint| &joint.memory.counts)
     }
 
-    /// Replaces the keys (RK-1 to RK-5): what is sealed from now on uses the new ones, what was
-    /// submitted keeps the old. TLS 1.3 only.
-    ///
-    /// # Errors
-    /// [`Error::KeysPresent`] for TLS 1.2 (CI-3); [`Error::Invalid`] if version or cipher differ.
-    /// On failure the old keys stay in force.
-    pub fn rekey(self: &Arc<Self>, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
-        // A rekey waits for a send in progress (CI-10).
-        let _turn = lock(&self.turn);
-        let result = match (self.private(), self.joint()) {
-            (Some(mut sender), _) => {
-                sender.rekey(keys, |keys| sealer(&self.shared, &self.settings, keys))
-            }
-            (None, Some(joint)) => self.rekey_shared(joint, keys),
-            (None, None) => Err(Error::NotRecoverable),
-        };
-        match result {
-            Ok(()) => {
-                STATS.tx_rekey_ok.add(1);
-                self.rekeys_ok.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(_) => {
-                STATS.tx_rekey_error.add(1);
-                self.rekeys_refused.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        result
-    }
-
-    /// Version and cipher of the keys.
-    pub fn suite(&self) -> (Version, Cipher) {
-        self.either(
-            |sender| (sender.sealer.version(), sender.sealer.cipher()),
-            |joint| joint.suite,
-        )
-    }
-
-    /// Writes the full crypto_info struct, with the number of the next record, for `getsockopt`
-    /// (CI-12, CI-13). `out` has the struct's exact length.
-    ///
-    /// # Errors
-    /// None that is expected: the lock of a shared connection.
-    pub fn crypto_info(self: &Arc<Self>, out: &mut [u8]) -> Result<()> {
-        if let Some(sender) = self.private() {
-            crate::crypto_info::encode(&sender.keys, sender.numbers.peek(), out);
-            return Ok(());
-        }
-        let joint = self.joint().ok_or(Error::NotRecoverable)?;
-        self.crypto_info_shared(joint, out)
-    }
-
-    /// Sets the most plaintext bytes in a record (CI-19).
-    ///
-    /// # Errors
-    /// [`Error::KeysPresent`] (EBUSY) while a record is open.
-    pub fn set_max_payload(self: &Arc<Self>, len: usize) -> Result<()> {
-        let Some(mut sender) = self.private() else {
-            let joint = self.joint().ok_or(Error::NotRecoverable)?;
-            return self.set_max_payload_shared(joint, len);
-        };
-        if sender.open.as_ref().is_some_and(|open| open.len() > 0) {
-            return Err(Error::KeysPresent);
-        }
-        sender.max_payload = len.min(MAX_PLAINTEXT);
-        Ok(())
-    }
-
-    /// The figures of this connection.
-    ///
-    /// # Errors
-    /// None that is expected: the lock of a shared connection.
-    pub fn info(self: &Arc<Self>) -> Result<Info> {
-        let Some(sender) = self.private() else {
-            let joint = self.joint().ok_or(Error::NotRecoverable)?;
-            return self.info_shared(joint);
-        };
-        Ok(Info {
-            version: sender.sealer.version(),
-            cipher: sender.sealer.cipher(),
-            engine: self.settings.engine,
-            aead: sender.sealer.provider(),
-            number: sender.numbers.peek(),
-            records: self.counts.records_sent.load(Ordering::Relaxed),
-            bytes: self.counts.handed.load(Ordering::Relaxed),
-            pending: self.pending(),
-            queued_records: self.records_queued(&sender),
-            max_payload: u16::try_from(sender.max_payload).unwrap_or(u16::MAX),
-        })
-    }
-
-    /// Records sealed or being sealed, and not yet completely with the kernel.
-    fn records_queued(&self, sender: &Sender) -> u64 {
-        let sent = self.counts.records_sent.load(Ordering::Relaxed);
-        sender.sealed.saturating_sub(sent)
-    }
-
     /// Plaintext bytes accepted and not yet handed to the kernel; 0 once the connection is broken.
     /// Pages given to `tls_sendpage` are free when this has fallen below their place in the stream.
     pub fn pending(&self) -> u64 {
@@ -422,14 +304,6 @@ impl Connection {
         accepted.saturating_sub(handed)
     }
 
-    /// Attempts of this process to change the keys: those that succeeded, and those refused.
-    pub fn rekeys(&self) -> (u64, u64) {
-        (
-            self.rekeys_ok.load(Ordering::Relaxed).into(),
-            self.rekeys_refused.load(Ordering::Relaxed).into(),
-        )
-    }
-
     /// The worker's name for this connection.
     pub fn id(&self) -> u64 {
         self.id
@@ -444,99 +318,6 @@ impl Connection {
     /// Whether the worker's epoll set knows the descriptor; returns what was said before.
     pub fn set_watched(&self, watched: bool) -> bool {
         self.watched.swap(watched, Ordering::AcqRel)
-    }
-
-    /// Takes the sticky error as `SO_ERROR` does: later sends see what the socket itself says. A
-    /// failed seal or an internal fault is not forgiven (REC-13, AS-15).
-    pub fn take_error(&self) -> Option<Errno> {
-        let pending = self.pending.take();
-        let error = &self.counts().error;
-        let raw = error.load(Ordering::Acquire);
-        let Some(errno) = (raw != 0).then(|| Errno::from_raw_os_error(raw)) else {
-            return pending;
-        };
-        if !matches!(errno, Errno::BADMSG | Errno::NOTRECOVERABLE) {
-            // What was lost is lost: the stream has a hole, and a send can only say EPIPE now.
-            error.store(Errno::PIPE.raw_os_error(), Ordering::Release);
-        }
-        (errno != Errno::PIPE).then_some(errno)
-    }
-
-    /// Marks the connection broken for good: a panic was caught in one of its calls.
-    pub fn poison(&self) {
-        self.fail(Error::NotRecoverable.errno());
-    }
-
-    /// The connection is dead: remember the first reason, drop what is queued, wake everybody.
-    fn fail(&self, errno: Errno) {
-        self.refuse(errno);
-        match self.joint() {
-            // For all processes; the queue is emptied by whoever gets its lock next.
-            Some(joint) => {
-                joint.memory.flags.fetch_or(shared::DEAD, Ordering::AcqRel);
-            }
-            None => {
-                self.set(BROKEN);
-            }
-        }
-        self.list.fail();
-        self.moved.signal();
-        self.room.signal();
-    }
-
-    /// Nothing more is accepted: remembers the first reason. What was sealed before still goes out.
-    fn refuse(&self, errno: Errno) {
-        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        let raw = errno.raw_os_error();
-        let error = &self.counts().error;
-        if error.compare_exchange(0, raw, success, failure).is_ok() {
-            STATS.errors.add(1);
-            if errno != Errno::PIPE {
-                self.pending.set(errno);
-            }
-            log::warn!("connection {}: broken: {errno}", self.id);
-        }
-        self.room.signal();
-    }
-
-    /// The sticky error, if there is one.
-    fn check(&self) -> Result<()> {
-        match self.counts().error.load(Ordering::Acquire) {
-            0 if self.is(SHUTDOWN) || self.is_broken() || self.is_shut() => Err(Error::BrokenPipe),
-            // TX-35: what the other direction has met, until a receive or SO_ERROR takes it.
-            0 => match self.pending.peek() {
-                None => Ok(()),
-                Some(errno) => Err(Error::from(errno)),
-            },
-            raw => Err(match Errno::from_raw_os_error(raw) {
-                Errno::BADMSG => Error::SealFailed,
-                Errno::NOTRECOVERABLE => Error::NotRecoverable,
-                errno => Error::from(errno),
-            }),
-        }
-    }
-
-    /// Why nothing goes out any more.
-    fn dead_errno(&self) -> Errno {
-        match self.counts().error.load(Ordering::Acquire) {
-            // Closed by another thread.
-            0 => Errno::PIPE,
-            raw => Errno::from_raw_os_error(raw),
-        }
-    }
-
-    /// Whether nothing goes out any more.
-    fn is_broken(&self) -> bool {
-        self.is(BROKEN)
-            || self
-                .joint()
-                .is_some_and(|joint| joint.memory.is(shared::DEAD))
-    }
-
-    /// Whether a process that shares the connection has shut its write side down.
-    fn is_shut(&self) -> bool {
-        self.joint()
-            .is_some_and(|joint| joint.memory.is(shared::SHUT))
     }
 
     fn is(&self, bits: u32) -> bool {
@@ -564,46 +345,6 @@ fn sealer(shared: &Shared, settings: &Settings, keys: &TrafficKeys) -> Result<Re
         }
         _ => sealer,
     })
-}
-
-impl Sender {
-    fn rekey(
-        &mut self,
-        keys: impl FnOnce() -> Result<TrafficKeys>,
-        sealer: impl FnOnce(&TrafficKeys) -> Result<RecordSealer>,
-    ) -> Result<()> {
-        if self.sealer.version() == Version::Tls12 {
-            return Err(Error::KeysPresent);
-        }
-        let keys = keys()?;
-        if (keys.version, keys.cipher) != (self.sealer.version(), self.sealer.cipher()) {
-            return Err(Error::Invalid);
-        }
-        // Design rule 1: nothing that was ever sealed with is taken again.
-        let (old, new) = (fingerprint(&self.keys), fingerprint(&keys));
-        if keys.may_repeat(&self.keys, self.numbers.peek().rec_seq)
-            || (old != new && self.used.contains(&new))
-        {
-            return Err(Error::Invalid);
-        }
-        let sealer = Arc::new(sealer(&keys)?);
-        // Nothing can fail after this line.
-        self.sealer = sealer;
-        if old != new {
-            self.used = self.used.iter().copied().chain([old]).collect();
-        }
-        self.numbers = keys.numbers();
-        self.keys = SecretBox::new(keys);
-        Ok(())
-    }
-}
-
-/// Tells keys apart, and nothing of them: a hash with a secret of this process.
-fn fingerprint(keys: &TrafficKeys) -> u64 {
-    static SECRET: OnceLock<RandomState> = OnceLock::new();
-    SECRET
-        .get_or_init(RandomState::new)
-        .hash_one(keys.key.bytes())
 }
 
 impl core::fmt::Debug for Connection {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::ready_list::Head;
-use super::send::BATCH;
+use super::room::BATCH;
 use super::transmit::By;
 use super::writer::Outcome;
 use super::{BLOCKED, Connection, RELAYED, Sender};

@@ -13,8 +13,10 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 
 use super::file::FileSource;
-use super::send::{Patience, SendFlags, Source, conclude, signalled};
+use super::room::Patience;
+use super::send::{SendFlags, conclude, signalled};
 use super::shared::{ASLEEP, Joint, Locked};
+use super::source::Source;
 use super::transmit::By;
 use super::writer::Outcome;
 use super::{BROKEN, Connection};

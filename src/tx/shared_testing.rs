@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use super::testing::{End, FILE_LEN, Setup, flags, flush};
 use super::*;
-use crate::aead::RecordOpener;
+use crate::aead::{Cipher, RecordOpener};
 use crate::crypto_info::CryptoInfo;
+use crate::error::Error;
+use crate::record::Version;
 use crate::testing::{Input, Story, crypto_info as info};
 
 #[derive(Clone, Debug)]

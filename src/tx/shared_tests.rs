@@ -7,6 +7,10 @@ use proptest::prelude::*;
 use super::shared_testing::{Step, dies, run};
 use super::testing::{Setup, flags};
 use super::*;
+use crate::aead::Cipher;
+use crate::error::Error;
+use crate::record::Version;
+use rustix::io::Errno;
 
 fn step() -> impl Strategy<Value = Step> {
     let len = prop_oneof![1usize..200, 1usize..20_000, Just(16384), Just(50_000)];

@@ -13,10 +13,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::*;
-use crate::aead::RecordOpener;
+use crate::aead::{Cipher, RecordOpener};
 use crate::crypto_info::CryptoInfo;
 use crate::engine::threads::Pool;
-use crate::record::{HEADER_LEN, NONCE_EXPLICIT_LEN, NonceForm, parse_header};
+use crate::error::Error;
+use crate::record::{
+    HEADER_LEN, NONCE_EXPLICIT_LEN, NonceForm, RecordNumber, Version, parse_header,
+};
 use crate::sys::pages::Pages;
 use crate::testing::{Input, Kernels, Story, crypto_info as info};
 use core::result::Result;

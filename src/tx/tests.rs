@@ -5,8 +5,10 @@ use rustix::io::Errno;
 
 use super::testing::{Setup, Step, flags, run};
 use super::*;
-use crate::aead::RecordOpener;
+use crate::aead::{Cipher, RecordOpener};
 use crate::crypto_info::CryptoInfo;
+use crate::error::Error;
+use crate::record::Version;
 use crate::testing::crypto_info as info;
 
 fn step() -> impl Strategy<Value = Step> {
