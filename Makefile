@@ -239,6 +239,9 @@ conformance: deps
 test-rust:
 	$(CARGO) test --workspace --no-fail-fast
 	$(CARGO) test --features fault-injection --test faults
+	@$(MAKE) --no-print-directory -C c-tests/accelerator
+	UKTLS_ENGINE=openssl:$(BUILD)/accelerator/uktls-accelerator.so UKTLS_ENGINE_FALLBACK=error \
+		$(CARGO) test --features fault-injection --test faults -- --ignored
 
 # A filter that matches nothing would pass: the models have to be there.
 LOOM := LOOM_MAX_PREEMPTIONS=$${LOOM_MAX_PREEMPTIONS:-2} RUSTFLAGS='--cfg loom' \
@@ -268,8 +271,6 @@ test-accelerator:
 	@$(MAKE) --no-print-directory -C c-tests/accelerator
 	@$(STAGED) $(MAKE) --no-print-directory -C c-tests all
 	$(STAGED) c-tests/accelerator/run.sh $(BUILD)/accelerator $(BUILD)/c-tests
-	UKTLS_ENGINE=openssl:$(BUILD)/accelerator/uktls-accelerator.so UKTLS_ENGINE_FALLBACK=error \
-		$(CARGO) test --features fault-injection --test faults -- --ignored
 
 test-valgrind:
 	$(STAGED) $(MAKE) --no-print-directory -C c-tests valgrind

@@ -585,7 +585,7 @@ static void test_configure_arguments(void **state)
     static const struct { const char *name; struct uktls_config config; } rows[] = {
         {"mode -1", {.mode = -1}},          {"mode 3", {.mode = 3}},
         {"engine -1", {.engine = -1}},      {"engine 99", {.engine = 99}},
-        {"aead -1", {.aead = -1}},          {"aead 4", {.aead = 4}},
+        {"aead -1", {.aead = -1}},          {"aead 5", {.aead = 5}},
         {"a queue too small", {.tx_queue = 1}}, {"a queue one byte too small", {.tx_queue = 32767}},
         {"too many threads", {.threads = 1025}}, {"too many threads", {.threads = UINT32_MAX}},
         {"no level", {.log = ""}},          {"an unknown level", {.log = "loud"}},

@@ -136,7 +136,7 @@ fn a_record_that_cannot_be_sealed() {
 
 /// The thread that has an accelerator's jobs: what it had fails, what comes afterwards is sealed by the processor.
 #[test]
-#[ignore = "wants UKTLS_ENGINE=openssl:ACCELERATOR and UKTLS_ENGINE_FALLBACK=error; make test-accelerator"]
+#[ignore = "wants UKTLS_ENGINE=openssl:ACCELERATOR and UKTLS_ENGINE_FALLBACK=error; make test-rust"]
 fn a_panic_in_the_accelerators_thread() {
     let works = || {
         let _alone = alone();
