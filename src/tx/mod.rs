@@ -189,7 +189,7 @@ impl Connection {
     /// Takes `keys` for the socket `fd`.
     ///
     /// # Errors
-    /// [`Error::CipherMissing`] if no AEAD implementation has the cipher.
+    /// [`CipherMissing`](crate::error::Error::CipherMissing) if no AEAD implementation has the cipher.
     pub fn new(
         shared: Arc<Shared>,
         settings: Settings,
