@@ -48,6 +48,7 @@ static void test_as4_streams_are_whole(void **state)
 
 static void *fork_once(void *delay)
 {
+    /* Somewhere in the stream; wherever it is, all has to hold. */
     usleep((uintptr_t)delay);
     pid_t child = fork();
     if (!child) {
@@ -84,6 +85,7 @@ static void test_mt7_fork_in_a_stream(void **state)
 
 static void *close_soon(void *fd)
 {
+    /* Somewhere in the stream, which does not end before. */
     usleep(3000);
     /* With a reset: what is there is not read. */
     struct linger at_once = {1, 0};

@@ -36,6 +36,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("engine", &["aead", "record", "sys"]),
     ("crypto_info", &["aead", "record", "sys::abi"]),
     // Keys live in the secret memory that `sys` maps.
+    // Keys live in the secret memory that `sys` maps.
     ("aead", &["record", "sys::copy", "sys::secret"]),
     ("record", &[]),
     ("sys", &[]),

@@ -79,9 +79,7 @@ impl Aead for Context {
             return Err(Error::SealFailed);
         }
         if plain.len() <= COPIED_MAX && !extra.is_empty() {
-            out[..plain.len()].copy_from_slice(plain);
-            out[plain.len()..][..extra.len()].copy_from_slice(extra);
-            return self.seal_in_place(nonce, aad, out);
+            return self.seal_copied(nonce, aad, plain, extra, out);
         }
         let (text, tail) = out.split_at_mut(plain.len());
         let mut tail_len = 0;

@@ -27,7 +27,8 @@ use std::str::FromStr;
 
 use self::by_length::ByLength;
 use crate::error::{Error, Result};
-use crate::record::{NONCE_LEN, NonceForm, Version};
+use crate::record::{NONCE_LEN, NonceForm, TAG_LEN, Version};
+use crate::sys::copy::copy;
 
 pub use keys::{SecretKey, StaticIv, TrafficKeys};
 pub use sealer::{Accelerated, RecordOpener, RecordSealer};
@@ -46,7 +47,30 @@ pub trait Aead: Send + Sync {
         plain: &[u8],
         extra: &[u8],
         out: &mut [u8],
-    ) -> Result<()>;
+    ) -> Result<()> {
+        self.seal_copied(nonce, aad, plain, extra, out)
+    }
+
+    /// [`Aead::seal`] by copying all to `out` first.
+    ///
+    /// # Errors
+    /// [`Error::SealFailed`].
+    fn seal_copied(
+        &self,
+        nonce: &[u8; NONCE_LEN],
+        aad: &[u8],
+        plain: &[u8],
+        extra: &[u8],
+        out: &mut [u8],
+    ) -> Result<()> {
+        let len = plain.len() + extra.len();
+        if out.len() != len + TAG_LEN {
+            return Err(Error::SealFailed);
+        }
+        copy(plain, &mut out[..plain.len()]);
+        out[plain.len()..len].copy_from_slice(extra);
+        self.seal_in_place(nonce, aad, out)
+    }
 
     /// Seals what stands in `buf` in front of the room for the tag.
     ///

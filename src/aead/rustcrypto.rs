@@ -44,23 +44,6 @@ impl<A> Aead for Keyed<A>
 where
     A: AeadInOut + AeadCore<NonceSize = U12, TagSize = U16> + Send + Sync,
 {
-    fn seal(
-        &self,
-        nonce: &[u8; NONCE_LEN],
-        aad: &[u8],
-        plain: &[u8],
-        extra: &[u8],
-        out: &mut [u8],
-    ) -> Result<()> {
-        let len = plain.len() + extra.len();
-        if out.len() != len + TAG_LEN {
-            return Err(Error::SealFailed);
-        }
-        out[..plain.len()].copy_from_slice(plain);
-        out[plain.len()..len].copy_from_slice(extra);
-        self.seal_in_place(nonce, aad, out)
-    }
-
     fn seal_in_place(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], buf: &mut [u8]) -> Result<()> {
         let len = buf.len().checked_sub(TAG_LEN).ok_or(Error::SealFailed)?;
         let (text, tag) = buf.split_at_mut(len);

@@ -110,6 +110,15 @@ impl Pace {
         self.streak >= self.enough.0
     }
 
+    /// As if there had been many quick calls.
+    #[cfg(test)]
+    pub(super) fn of_a_stream() -> Pace {
+        Pace {
+            streak: STREAK_MAX,
+            ..Pace::default()
+        }
+    }
+
     /// As if there had been many answers of `calls` calls.
     #[cfg(test)]
     pub(super) fn after_answers_of(calls: u8) -> Pace {

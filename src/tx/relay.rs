@@ -123,7 +123,41 @@ const REST: u8 = 16;
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::super::pace::Pace;
+    use super::super::testing::{Setup, flags};
     use super::*;
+    use crate::aead::Cipher;
+    use crate::engine::{Engine, Job};
+    use crate::record::Version;
+
+    /// All its threads have other streams.
+    struct Taken;
+
+    impl Engine for Taken {
+        fn submit(&self, job: Job) {
+            job.run();
+        }
+    }
+
+    /// AS-20: what no thread takes is left to the worker, also where the queue has room for more.
+    #[test]
+    fn what_is_not_relayed_is_deferred() {
+        let setup = Setup::over(
+            Arc::new(Taken),
+            Kind::Auto,
+            Version::Tls13,
+            Cipher::AesGcm128,
+            false,
+        );
+        setup.give_room(usize::MAX);
+        let connection = &setup.connection;
+        while !connection.shared.streamers.is_alone(connection.id()) {}
+        connection.set_max_payload(3000).unwrap();
+        connection.private().unwrap().pace = Pace::of_a_stream();
+        assert_eq!(connection.send(&[&[7; 17_000]], None, flags()), Ok(17_000));
+        assert_eq!(setup.sys.socket().wire.len(), 0, "a stream gathers more");
+        assert!(connection.deferral.is_scheduled(), "nobody is to send it");
+    }
 
     #[test]
     fn one_thread_or_one_connection_streams_alone() {

@@ -12,7 +12,7 @@ use super::shared_calls::Rest;
 use super::source::Source;
 use super::transmit::By;
 use super::writer::Outcome;
-use super::{CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SLEEPING, Sender};
+use super::{CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, RELAYED, SLEEPING, Sender};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::sync::{MutexGuard, lock, try_lock};
@@ -218,7 +218,10 @@ impl Connection {
             if accepted >= TIMED {
                 sender.pace.resumed(Instant::now());
             }
-            let left_behind = sender.run.is_some();
+            // Or on the list, if it was published for a thread that then was not to be had. Who finds RELAYED set
+            // after that is served.
+            let left_behind =
+                sender.run.is_some() || (!self.is(RELAYED) && self.list.head() == Head::Ready);
             drop(sender);
             self.unset(CALLER_POLLS);
             if left_behind {

@@ -172,6 +172,17 @@ pub(super) struct Setup {
 
 impl Setup {
     pub(super) fn new(engine: Kind, version: Version, cipher: Cipher, blocking: bool) -> Setup {
+        let pool = POOL.get_or_init(|| Arc::new(Pool::new(2))).clone();
+        Setup::over(pool, engine, version, cipher, blocking)
+    }
+
+    pub(super) fn over(
+        pool: Arc<dyn Engine>,
+        engine: Kind,
+        version: Version,
+        cipher: Cipher,
+        blocking: bool,
+    ) -> Setup {
         let sys = KERNELS.take();
         *sys.socket() = FakeSocket {
             blocking,
@@ -184,7 +195,7 @@ impl Setup {
         });
         let shared = Shared {
             sys,
-            pool: POOL.get_or_init(|| Arc::new(Pool::new(2))).clone(),
+            pool,
             waker: worker.clone(),
             streamers: Default::default(),
         };
