@@ -25,6 +25,7 @@ mod records;
 mod shared;
 mod splice;
 mod turn;
+mod waiting;
 pub(crate) mod window;
 
 #[cfg(all(test, not(loom), not(miri)))]

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::Receiver;
-use super::receive::{POLL, Patience};
 use super::records::{Records, Snapshot};
+use super::waiting::{POLL, Patience};
 use super::window::Window;
 use crate::aead::{Cipher, TrafficKeys};
 use crate::crypto_info::{self, CryptoInfo};

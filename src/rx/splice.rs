@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
-use super::receive::Patience;
 use super::records::Found;
+use super::waiting::Patience;
 use super::{Entered, Receiver};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;

@@ -21,6 +21,7 @@
 mod condition;
 mod control;
 mod deferral;
+mod ending;
 mod file;
 mod open_record;
 mod pace;
@@ -70,10 +71,11 @@ use shared::Joint;
 use writer::{Segment, Writer};
 
 pub use control::Info;
+pub use ending::Drain;
 pub use file::FileSource;
 pub use relay::Streamers;
 pub use send::SendFlags;
-pub use transmit::{Drain, Look};
+pub use transmit::Look;
 
 /// What a connection asks of the deferred worker, which it does not know.
 pub trait Waker: Send + Sync {

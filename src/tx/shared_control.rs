@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::ending::Drain;
 use super::send::SendFlags;
 use super::shared::{FIN_DUE, Joint, LAST, LEFT, MEMBER, SHUT};
-use super::transmit::{By, Drain};
+use super::transmit::By;
 use super::writer::Outcome;
 use super::{Connection, Info};
 use crate::error::{Error, Result};

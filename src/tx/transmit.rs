@@ -1,24 +1,19 @@
 //! Handing sealed records to the kernel: from the caller, from the worker, and at the end.
 #![forbid(unsafe_code)]
 
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
 use super::deferral::Scheduled;
 use super::ready_list::Head;
 use super::writer::{Moved, Outcome, Segment, Writer};
-use super::{
-    BLOCKED, BRIEFLY, BROKEN, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, SHUTDOWN, Sender,
-};
+use super::{BLOCKED, BRIEFLY, BROKEN, CALLER_POLLS, Connection, HEARD, PAUSED, Sender};
 use crate::engine::{Sealed, SealedRecord, buffer};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::stats::STATS;
-use crate::sync::{MutexGuard, Woken, lock, try_lock};
-use crate::sys::kept::Kept;
+use crate::sync::{MutexGuard, lock, try_lock};
 
 /// In whose context records go out, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +33,6 @@ pub enum Look {
     Again,
     /// Nothing is deferred any more.
     Done,
-}
-
-/// How far a connection is on its way to having nothing left to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drain {
-    /// The kernel has everything.
-    Done,
-    /// Records are being sealed or wait for room.
-    Pending,
 }
 
 impl Connection {
@@ -112,7 +98,7 @@ impl Connection {
         self.wanted.load(Ordering::Relaxed) > 0
     }
 
-    fn wait_for_writer(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn wait_for_writer(&self) -> MutexGuard<'_, Writer> {
         // Relaxed: a hint, for the locks to be fair.
         self.wanted.fetch_add(1, Ordering::Relaxed);
         let writer = lock(&self.writer);
@@ -236,196 +222,6 @@ impl Connection {
         }
     }
 
-    /// Seals the open record and transmits without waiting; says how far it came.
-    ///
-    /// # Errors
-    /// The connection's sticky error.
-    pub fn drain(self: &Arc<Self>) -> Result<Drain> {
-        self.seal_open()?;
-        self.transmit(By::Caller, true);
-        if let Some(joint) = self.joint() {
-            return self.drain_shared(joint);
-        }
-        if self.is(BROKEN) {
-            return self.check().map(|()| Drain::Done);
-        }
-        Ok(if self.is_drained() {
-            Drain::Done
-        } else {
-            Drain::Pending
-        })
-    }
-
-    /// Waits until the kernel has everything, the open record included.
-    ///
-    /// # Errors
-    /// The sticky error; [`Error::Os`] with `ETIMEDOUT` if `timeout` ran out first;
-    /// [`Error::Interrupted`] if a signal came.
-    pub fn flush(self: &Arc<Self>, timeout: Option<Duration>) -> Result<()> {
-        let deadline = timeout.and_then(|t| Instant::now().checked_add(t));
-        loop {
-            if let Some(joint) = self.joint() {
-                return self.flush_shared(joint, deadline);
-            }
-            let ticket = self.moved.ticket();
-            if self.drain()? == Drain::Done {
-                return Ok(());
-            }
-            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return Err(Error::Os(Errno::TIMEDOUT));
-            }
-            // Woken by the completion of a record or by the worker's transmission.
-            if self.moved.wait(ticket, left) == Woken::Interrupted {
-                return Err(Error::Interrupted);
-            }
-        }
-    }
-
-    /// Shuts the write side down behind the last record: at once, or when it has gone out.
-    pub fn shutdown_write(self: &Arc<Self>) -> Result<()> {
-        let turn = lock(&self.turn);
-        let drained = self.drain();
-        let Some(sender) = self.private() else {
-            return self
-                .joint()
-                .map_or(Ok(()), |joint| self.shutdown_shared(joint));
-        };
-        self.set(SHUTDOWN);
-        drop((sender, turn));
-        if drained == Ok(Drain::Pending) {
-            // `after` sends the FIN, in whichever context the last record goes out.
-            self.after(Outcome::Drained(self.list.head()));
-            return Ok(());
-        }
-        self.shared
-            .sys
-            .shutdown_write(self.fd())
-            .map_err(Error::from)
-    }
-
-    /// Seals the open record and hands what is queued to the kernel. If nothing is left to do then, for
-    /// no call either, the descriptor may be closed or change its number: calls wait meanwhile.
-    pub fn at_rest(self: &Arc<Self>) -> Option<AtRest<'_>> {
-        let drained = self.drain();
-        let _turn = try_lock(&self.turn)?;
-        // Another process may have sent since; what it left in the queue is its own business.
-        (drained != Ok(Drain::Pending)).then_some(AtRest {
-            connection: self,
-            _turn,
-        })
-    }
-
-    /// The program closes the socket. Returns true if nothing is left to send and the descriptor
-    /// can be closed; otherwise `duplicate` has become ours and is closed behind the last record.
-    ///
-    /// # Errors
-    /// What `duplicate` failed with; then nothing has changed.
-    pub fn close(
-        self: &Arc<Self>,
-        duplicate: impl FnOnce() -> core::result::Result<Kept, Errno>,
-    ) -> Result<bool> {
-        // Of several processes that close at once one is the last.
-        self.leave();
-        // A call of another thread keeps the socket until it returns (MT-11).
-        if let Some(rest) = self.at_rest() {
-            rest.close();
-            return Ok(true);
-        }
-        self.unwritten(|| {
-            let socket = duplicate()?;
-            self.renumber(socket.as_raw_fd());
-            *lock(&self.owned) = Some((socket, Arc::clone(self)));
-            self.set(CLOSING);
-            Ok::<(), Errno>(())
-        })?;
-        // The rest may have gone out, or room may have come, while the number changed.
-        self.transmit(By::Worker, true);
-        Ok(false)
-    }
-
-    /// Writes go to the descriptor `fd` from now on, another one of the same socket.
-    pub fn move_to(self: &Arc<Self>, fd: RawFd) {
-        self.unwritten(|| self.renumber(fd));
-        // Nobody is told of room under the old number any more.
-        if fd >= 0 && self.pending() > 0 {
-            self.transmit(By::Worker, true);
-        }
-    }
-
-    /// Does something to the descriptor while nobody in this process writes to it.
-    fn unwritten<T>(self: &Arc<Self>, change: impl FnOnce() -> T) -> T {
-        // If its lock cannot be had, nobody transmits any more.
-        let _shared = self.joint().map(|joint| self.lock_joint(joint));
-        let _writer = self.wait_for_writer();
-        change()
-    }
-
-    /// Writes go to the descriptor `fd` from now on.
-    fn renumber(&self, fd: RawFd) {
-        let old = self.fd();
-        if old != fd {
-            self.shared.waker.forget(self, old);
-            // Release: pairs with the Acquire in `fd`.
-            self.fd.store(fd, Ordering::Release);
-        }
-    }
-
-    /// The end of a call on a connection that was closed while it ran.
-    #[cold]
-    pub(super) fn after_call(self: &Arc<Self>) {
-        self.after(Outcome::Drained(self.list.head()));
-    }
-
-    /// In a forked child: a socket that lingers in the parent must not stay open here as well, or
-    /// its peer would not see the end.
-    pub(crate) fn abandon(&self) {
-        if self.is(CLOSING) && !self.is(BROKEN) {
-            // By number: the lock on the descriptor may be held by a thread that is not here.
-            let _ = crate::sys::net::close(self.fd());
-            crate::sys::marks::set(self.fd(), 0);
-        }
-    }
-
-    /// What happens behind the last record.
-    pub(super) fn after(self: &Arc<Self>, outcome: Outcome) {
-        let broken = matches!(outcome, Outcome::Failed(_)) || self.is(BROKEN);
-        if self.joint().is_some() && !self.is(CLOSING) {
-            // The FIN is the business of whoever empties the shared queue.
-            return;
-        }
-        if !self.is(SHUTDOWN | CLOSING) || !(broken || self.is_drained()) {
-            return;
-        }
-        if self.is(CLOSING) {
-            // A call of another thread, or this one's own, keeps the socket until it returns
-            // (MT-11), and comes here then. SeqCst: either it sees CLOSING after its unlock, or
-            // this sees the unlock.
-            fence(Ordering::SeqCst);
-            if try_lock(&self.turn).is_none() {
-                return;
-            }
-            let owned = lock(&self.owned).take();
-            if let Some((socket, _keep)) = owned {
-                self.unwritten(|| {
-                    self.shared.waker.forget(self, socket.as_raw_fd());
-                    self.set(BROKEN);
-                    // Dropping the last descriptor of the socket sends the FIN.
-                    drop(socket);
-                });
-            }
-        } else if !broken {
-            // Fails only if the peer was faster; then there is no write side left to shut.
-            let _ = self.shared.sys.shutdown_write(self.fd());
-        }
-    }
-
-    /// Whether the kernel has every sealed byte.
-    pub(super) fn is_drained(&self) -> bool {
-        // Acquire: pairs with the AcqRel in `account`.
-        self.counts().queued.load(Ordering::Acquire) == 0
-    }
-
     fn account(&self, by: By, moved: &Moved) {
         if moved.calls == 0 {
             return;
@@ -453,22 +249,6 @@ impl Connection {
         if let Some(mut writer) = try_lock(&self.writer) {
             writer.trim();
         }
-    }
-}
-
-/// A connection that has nothing to do, and whose calls wait until this is gone.
-pub struct AtRest<'a> {
-    connection: &'a Arc<Connection>,
-    _turn: MutexGuard<'a, ()>,
-}
-
-impl AtRest<'_> {
-    /// The socket is closed: calls that have waited find no descriptor.
-    pub fn close(self) {
-        self.connection.unwritten(|| {
-            self.connection.set(BROKEN);
-            self.connection.renumber(-1);
-        });
     }
 }
 

@@ -1,0 +1,171 @@
+//! How a receiving call waits: for whom, for how long, and what ends it.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::records::Found;
+use super::{Entered, Receiver};
+use crate::error::{Error, Result};
+use crate::sys::receive::Ready;
+
+impl Receiver {
+    /// Waits until `found` may have become more. Returns false at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of entering again, which leave nothing to settle; the others come with the state.
+    pub(super) fn wait<'a>(
+        &'a self,
+        mut entered: Entered<'a>,
+        found: Found,
+        patience: &mut Patience<'_>,
+        has_data: bool,
+    ) -> Result<(Entered<'a>, Result<bool>)> {
+        // RX-23: what is found decides before the socket's error does.
+        match found {
+            Found::Rekey => return Ok((entered, Err(Error::KeyExpired))),
+            Found::Eof if self.pending.peek().is_none() => return Ok((entered, Ok(false))),
+            _ => {}
+        }
+        // An error is left for the next call if this one has something to return.
+        if let Some(errno) = match has_data {
+            true => self.pending.peek(),
+            false => self.pending.take(),
+        } {
+            return Ok((entered, Err(Error::from(errno))));
+        }
+        if let Found::Stopped(errno) = found {
+            entered.records.tell_stop();
+            // RX-4: told of, and the connection has broken or ended since.
+            if let Ok(ready) = self.ready_now() {
+                if let Some(errno) = ready.error {
+                    if has_data {
+                        self.pending.set(errno);
+                    }
+                    return Ok((entered, Err(Error::from(errno))));
+                }
+                if ready.ended {
+                    return Ok((entered, Ok(false)));
+                }
+            }
+            // RX-4: only a call that does not wait is told EAGAIN; the kernel lets others hang.
+            let result = match patience.sleeps() {
+                true => Err(Error::from(errno)),
+                false => Err(Error::WouldBlock),
+            };
+            return Ok((entered, result));
+        }
+        if found == Found::Nothing && !patience.sleeps() {
+            return Ok((entered, Err(Error::WouldBlock)));
+        }
+        // Sets the mark, so that the wait ends when the record is complete, and not before.
+        entered.records.tell_kernel(&mut entered.io, true);
+        drop(entered);
+        let waited = self.sleep(patience);
+        let mut entered = self.enter()?;
+        // Also after a failure: the mark is kept by what is known, which was let go of for the sleep.
+        let found = entered.look();
+        let ready = match waited {
+            Ok(ready) => ready,
+            Err(error) => return Ok((entered, Err(error))),
+        };
+        if let Some(errno) = ready.error {
+            self.pending.set(errno);
+        }
+        let result = match found {
+            // Told by the next turn of the caller's loop, if nothing is ready (RX-23).
+            _ if ready.error.is_some() => Ok(true),
+            // RX-25: the rest will not come.
+            Found::Incomplete(_) | Found::Nothing if ready.ended => Ok(false),
+            Found::Incomplete(_) if ready.readable => {
+                // Below the mark and readable: the receive buffer has no room for the rest.
+                let taken = entered.records.take_out(&mut entered.io);
+                taken.map(|()| true)
+            }
+            Found::Incomplete(_) | Found::Nothing if !patience.sleeps() => Err(Error::WouldBlock),
+            Found::Nothing if ready.readable => {
+                // No mark hides so much of the receive buffer: the wait would not sleep again.
+                let made_way = entered.records.make_way(&mut entered.io);
+                made_way.map(|()| true)
+            }
+            _ => Ok(true),
+        };
+        Ok((entered, result))
+    }
+
+    pub(super) fn ready_now(&self) -> core::result::Result<Ready, Errno> {
+        self.sys.wait(self.fd(), Some(Duration::ZERO))
+    }
+
+    fn sleep(&self, patience: &mut Patience<'_>) -> Result<Ready> {
+        if !patience.sleeps() {
+            return self.ready_now().map_err(Error::from);
+        }
+        loop {
+            let left = patience.left();
+            if left == Some(Duration::ZERO) {
+                // SO_RCVTIMEO ran out (RX-29).
+                let ready = self.sys.wait(self.fd(), Some(Duration::ZERO))?;
+                return match ready.readable || ready.ended || ready.error.is_some() {
+                    true => Ok(ready),
+                    false => Err(Error::WouldBlock),
+                };
+            }
+            let slice = left.map_or(SLICE, |left| left.min(SLICE));
+            match self.sys.wait(self.fd(), Some(slice)) {
+                Ok(ready) if ready.readable || ready.ended || ready.error.is_some() => {
+                    return Ok(ready);
+                }
+                Ok(_) => {}
+                // Restarted if every handler asks for it and there is no time-out.
+                Err(Errno::INTR) if left.is_none() && self.sys.handlers_restart() => {}
+                Err(errno) => return Err(Error::from(errno)),
+            }
+        }
+    }
+}
+
+/// Whether and how long a call waits; asks the kernel when it is first needed.
+pub(super) struct Patience<'a> {
+    receiver: &'a Receiver,
+    dont_wait: bool,
+    known: Option<(bool, Option<Instant>)>,
+}
+
+impl<'a> Patience<'a> {
+    pub(super) fn new(receiver: &'a Receiver, dont_wait: bool) -> Patience<'a> {
+        Patience {
+            receiver,
+            dont_wait,
+            known: None,
+        }
+    }
+
+    fn get(&mut self) -> (bool, Option<Instant>) {
+        let (receiver, dont_wait) = (self.receiver, self.dont_wait);
+        *self.known.get_or_insert_with(|| {
+            let (sys, fd) = (receiver.sys, receiver.fd());
+            let sleeps = !dont_wait && !sys.is_nonblocking(fd);
+            let timeout = sleeps.then(|| sys.receive_timeout(fd)).flatten();
+            let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+            (sleeps, deadline)
+        })
+    }
+
+    pub(super) fn sleeps(&mut self) -> bool {
+        self.get().0
+    }
+
+    /// What is left of `SO_RCVTIMEO`; `None` is for ever.
+    pub(super) fn left(&mut self) -> Option<Duration> {
+        let deadline = self.get().1?;
+        Some(deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// How often a turn is asked for by a call that has a time-out.
+pub(super) const POLL: Duration = Duration::from_micros(500);
+
+/// The longest sleep on a descriptor's number: another thread's `close` may have given it away.
+const SLICE: Duration = Duration::from_secs(1);
