@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use clap::Args;
 
 use crate::cipher::Cipher;
 use crate::limits::raise_nofile;
+use crate::measured;
 use crate::peers::{Connection, PeerKind};
 use crate::sink::protocol::{Hello, Kind};
 use crate::sink::{Sink, collect_parked};
@@ -110,22 +110,13 @@ pub const SETTLE: Duration = Duration::from_millis(300);
 
 fn bytes_per_connection(peer: PeerKind, connections: u64) -> Result<f64> {
     let sink = Sink::start()?;
-    let output = Command::new(std::env::current_exe()?)
-        .args([
-            SUBCOMMAND,
-            peer.name(),
-            &sink.address().to_string(),
-            &connections.to_string(),
-        ])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting the process to be measured")?;
-    ensure!(
-        output.status.success(),
-        "{}: the process measured has failed: {}",
+    let printed = measured::output(&mut measured::command([
+        SUBCOMMAND,
         peer.name(),
-        output.status
-    );
+        &sink.address().to_string(),
+        &connections.to_string(),
+    ])?)
+    .with_context(|| peer.name())?;
     let counted = collect_parked(sink.address())?;
     let sent = (connections + 1) * peer.wire_len(MESSAGE_LEN) as u64;
     ensure!(
@@ -133,7 +124,7 @@ fn bytes_per_connection(peer: PeerKind, connections: u64) -> Result<f64> {
         "idle, {}: {sent} bytes sent, but the sink has counted {counted}",
         peer.name()
     );
-    let added: u64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    let added: u64 = String::from_utf8(printed)?.trim().parse()?;
     Ok(added as f64 / connections as f64)
 }
 

@@ -13,6 +13,7 @@ mod limits;
 mod machine;
 mod many;
 mod matrix;
+mod measured;
 mod metric;
 mod peers;
 mod placement;

@@ -4,7 +4,6 @@
 //! of a connection is in the processor's caches by then, and none has a burst to gather.
 
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::thread::sleep;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +14,7 @@ use crate::cipher::Cipher;
 use crate::clock::Stopwatch;
 use crate::idle::{SETTLE, SPARE_DESCRIPTORS, private_dirty};
 use crate::limits::raise_nofile;
+use crate::measured;
 use crate::peers::{Connection, PeerKind};
 use crate::scenario::payload;
 use crate::sink::protocol::{Hello, Kind};
@@ -106,29 +106,21 @@ pub fn bench(args: &ManyArgs) -> Result<()> {
 
 fn measure(peer: PeerKind, connections: u64, size: usize) -> Result<Found> {
     let sink = Sink::start()?;
-    let output = Command::new(std::env::current_exe()?)
-        .args([
-            CHILD,
-            peer.name(),
-            &sink.address().to_string(),
-            &connections.to_string(),
-            &size.to_string(),
-        ])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting the process to be measured")?;
-    ensure!(
-        output.status.success(),
-        "{peer}: the process measured has failed: {}",
-        output.status
-    );
+    let printed = measured::output(&mut measured::command([
+        CHILD,
+        peer.name(),
+        &sink.address().to_string(),
+        &connections.to_string(),
+        &size.to_string(),
+    ])?)
+    .with_context(|| peer.name())?;
     let counted = collect_parked(sink.address())?;
     let sent = connections * (1 + TURNS) * peer.wire_len(size) as u64;
     ensure!(
         counted == sent,
         "{peer}: {sent} bytes sent, but the sink has counted {counted}"
     );
-    Ok(serde_json::from_slice(&output.stdout)?)
+    Ok(serde_json::from_slice(&printed)?)
 }
 
 /// The work of the child process; prints what it has found, as JSON.

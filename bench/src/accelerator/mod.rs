@@ -7,16 +7,17 @@ mod child;
 mod plot;
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::{fmt, fs};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
 pub use child::{ChildArgs, run as child};
 
 use crate::machine::Machine;
+use crate::measured;
 use crate::sink::Sink;
 use crate::stats::median;
 use child::{CallerCost, Throughput, Work};
@@ -203,7 +204,7 @@ fn throughput(args: &AcceleratorArgs, setting: Setting) -> Result<f64> {
     let messages = (limit * f64::from(args.millis) / 1e3) as u64;
     let rates: Vec<f64> = (0..args.rounds)
         .map(|_| {
-            let mut child = measured(Work::Throughput, connections, messages.max(FEWEST))?;
+            let mut child = process(Work::Throughput, connections, messages.max(FEWEST))?;
             accelerated(&mut child, args, latency_us, lanes)
                 .env("UKTLS_ENGINE_IN_FLIGHT", depth.to_string());
             let found: Throughput = said(&mut child)?;
@@ -222,7 +223,7 @@ fn callers(args: &AcceleratorArgs) -> Result<Vec<Caller>> {
     let mut costs = vec![Vec::new(); engines.len()];
     for _ in 0..CALLER_ROUNDS {
         for (engine, costs) in engines.iter().zip(&mut costs) {
-            let mut child = measured(Work::Caller, 1, 0)?;
+            let mut child = process(Work::Caller, 1, 0)?;
             match engine {
                 Some(latency) => accelerated(&mut child, args, *latency, 16),
                 None => child.env("UKTLS_ENGINE", "threads"),
@@ -240,16 +241,13 @@ fn callers(args: &AcceleratorArgs) -> Result<Vec<Caller>> {
     Ok(callers.collect())
 }
 
-fn measured(work: Work, connections: usize, messages: u64) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args([
+fn process(work: Work, connections: usize, messages: u64) -> Result<Command> {
+    measured::command([
         CHILD,
         work.name(),
         &connections.to_string(),
         &messages.to_string(),
-    ]);
-    command.stderr(Stdio::inherit());
-    Ok(command)
+    ])
 }
 
 fn accelerated<'a>(
@@ -274,16 +272,8 @@ fn accelerated<'a>(
 /// Runs `child` beside a sink of its own; what it has found.
 fn said<T: serde::de::DeserializeOwned>(child: &mut Command) -> Result<T> {
     let sink = Sink::start()?;
-    let output = child
-        .arg(sink.address().to_string())
-        .output()
-        .context("starting the process to be measured")?;
-    ensure!(
-        output.status.success(),
-        "the process measured has failed: {}",
-        output.status
-    );
-    Ok(serde_json::from_slice(&output.stdout)?)
+    let printed = measured::output(child.arg(sink.address().to_string()))?;
+    Ok(serde_json::from_slice(&printed)?)
 }
 
 /// More than this machine's processors can do for an accelerator.
