@@ -335,13 +335,18 @@ impl Records {
         self.drop_stale(io)?;
         let known = self.window.unopened().len();
         let place = self.snapshot();
+        let before = self.taken.as_ref().map_or(0, |taken| taken.len);
+        // Not one byte of the next record, should it have come meanwhile; and not the last of this.
+        let room = (need - 1).saturating_sub(before).min(known);
+        if room == 0 {
+            // Taken by another thread or process since the socket was found readable.
+            return Ok(());
+        }
         let taken = self.taken.get_or_insert_with(|| Taken {
             wire: Buffer::take(),
             len: 0,
             opened: false,
         });
-        // Not one byte of the next record, should it have come meanwhile; and not the last of this.
-        let room = (need - 1).saturating_sub(taken.len).min(known);
         let out = &mut taken.wire.bytes_mut()[taken.len..][..room];
         taken.len += match &mut io.session {
             None => io.sys.take(io.fd, out)?,

@@ -177,8 +177,9 @@ impl Sender {
     }
 }
 
-/// Tells keys apart, and nothing of them: a hash with a secret of this process.
-fn fingerprint(keys: &TrafficKeys) -> u64 {
+/// Tells keys apart, and nothing of them: a hash with a secret of this process and the children that
+/// it forks from now on.
+pub(super) fn fingerprint(keys: &TrafficKeys) -> u64 {
     static SECRET: OnceLock<RandomState> = OnceLock::new();
     SECRET
         .get_or_init(RandomState::new)

@@ -64,7 +64,7 @@ impl Connection {
             // The read, which may sleep, holds no lock but the turn, and an open record stays where
             // a `fork` finds it; only what joins one is copied.
             let mut record = OpenRecord::new(prefix);
-            let wanted = (limit - open).min(source.count - accepted);
+            let wanted = limit.saturating_sub(open).min(source.count - accepted);
             let read = self.read_from(record.space(wanted), source, accepted);
             record.grow(*read.as_ref().unwrap_or(&0));
             sender = match self.private() {
@@ -82,7 +82,8 @@ impl Connection {
                 (open @ None, Some([_, ..])) => *open = Some(record),
                 _ => {}
             }
-            // A `flush` may have sealed meanwhile what was open.
+            // A `flush` may have sealed meanwhile what was open, or the limit may have been lowered.
+            let limit = limit.min(sender.max_payload);
             let full = sender.open.as_ref().is_some_and(|open| open.len() >= limit);
             match read {
                 Ok(0) => break,

@@ -38,6 +38,7 @@ mod shared_calls;
 mod shared_control;
 mod source;
 mod transmit;
+mod used_keys;
 mod writer;
 
 #[cfg(all(any(test, feature = "testing"), not(loom), not(miri)))]

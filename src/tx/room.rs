@@ -64,6 +64,8 @@ impl Connection {
         while self.is_full() {
             let patience = *patience.get_or_insert_with(|| self.patience(flags));
             let (room, moved) = (self.room.ticket(), self.moved.ticket());
+            // Behind the tickets: a failure before them wakes nobody any more.
+            self.check()?;
             let relayed = self.is(RELAYED);
             let (head, in_flight) = self.list.outlook();
             if in_flight > 0 || relayed {

@@ -25,8 +25,9 @@ impl Connection {
     ) -> Result<usize> {
         let limit = sender.max_payload;
         let open = sender.open.as_ref().map_or(0, OpenRecord::len);
-        let taken = left.min(limit - open);
-        let complete = open + taken == limit || (taken == left && !more);
+        // The limit may have been lowered under an open record, which then is full.
+        let taken = left.min(limit.saturating_sub(open));
+        let complete = open + taken >= limit || (taken == left && !more);
         if open == 0
             && complete
             && !self.hands_off(taken, sender.pace.streams())

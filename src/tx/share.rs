@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
+use super::control::fingerprint;
 use super::queue::{Queue, record_len};
 use super::shared::{DEAD, Head, Joint, OPEN_LEN, SHUT, State};
 use super::transmit::By;
+use super::used_keys::UsedKeys;
 use super::writer::Writer;
 use super::{BLOCKED, BROKEN, CLOSING, Connection, SHUTDOWN, Shared};
 use crate::engine::Buffer;
@@ -87,7 +89,8 @@ impl Connection {
             0
         };
         let counts = self.counts.handed_over(records, plain, queued - sent);
-        let head = Head::new(counts, flags, reserved, written);
+        let used = UsedKeys::new(&sender.used, fingerprint(&sender.keys));
+        let head = Head::new(counts, flags, reserved, used, written);
         let memory = Memory::new(head, [state; 2], OPEN_LEN + ring_len).map_err(Error::Os)?;
         {
             let mut held = memory.lock().map_err(Error::Os)?;
@@ -117,6 +120,11 @@ impl Connection {
         // Sleepers on the private queue go on with the shared one.
         self.moved.signal();
         self.room.signal();
+        if queued > 0 {
+            // Whoever was transmitting the private queue has stopped.
+            let joint = self.joint().ok_or(Error::NotRecoverable)?;
+            self.transmit_shared(joint, By::Caller);
+        }
         Ok(())
     }
 

@@ -25,9 +25,11 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
+use super::control::fingerprint;
 use super::queue::Queue;
 use super::ready_list::Head as ListHead;
 use super::transmit::By;
+use super::used_keys::UsedKeys;
 use super::writer::{Moved, Outcome};
 use super::{Connection, Counts};
 use crate::aead::{Cipher, RecordSealer, TrafficKeys};
@@ -64,6 +66,8 @@ pub(super) struct Head {
     pub(super) sealing: AtomicU32,
     /// Which of the two states is in force.
     current: AtomicU32,
+    /// Keys that were in force, and those that are.
+    used: UsedKeys,
     /// Bytes written to the socket before the queue's first, as the kernel counts.
     pub(super) written_before: Option<u64>,
 }
@@ -108,7 +112,13 @@ impl State {
 }
 
 impl Head {
-    pub(super) fn new(counts: Counts, flags: u32, reserved: u32, written: Option<u64>) -> Head {
+    pub(super) fn new(
+        counts: Counts,
+        flags: u32,
+        reserved: u32,
+        used: UsedKeys,
+        written: Option<u64>,
+    ) -> Head {
         Head {
             counts,
             flags: AtomicU32::new(flags),
@@ -116,6 +126,7 @@ impl Head {
             phase: AtomicU32::new(IDLE),
             sealing: AtomicU32::new(0),
             current: AtomicU32::new(0),
+            used,
             written_before: written,
         }
     }
@@ -204,9 +215,16 @@ impl Locked<'_> {
     }
 
     /// New keys for all processes; the sealed records keep theirs.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for keys that were in force before those that are (design rule 1).
     pub(super) fn rekey(&mut self, keys: &TrafficKeys) -> Result<()> {
         // Known to work before anything changes.
         let sealer = RecordSealer::new(keys, self.connection.settings.aead)?;
+        let (old, new) = (fingerprint(&self.keys()?), fingerprint(keys));
+        if old != new {
+            self.head().used.add(new)?;
+        }
         self.change(|state| {
             state.generation += 1;
             state.set_keys(keys);

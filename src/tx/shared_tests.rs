@@ -147,3 +147,23 @@ fn a_shutdown_counts_for_every_process() {
     let refused = setup.connection.send(&[b"x"], None, flags());
     assert_eq!(refused, Err(Error::BrokenPipe));
 }
+
+/// Design rule 1: keys that were in force before the fork are refused after it, by whichever process.
+#[test]
+fn keys_are_taken_once_across_a_fork() {
+    let keys = |seed| {
+        let info = crate::testing::crypto_info(Version::Tls13, Cipher::AesGcm128, seed);
+        move || crate::crypto_info::CryptoInfo::parse(&info)
+    };
+    let setup = Setup::new(Kind::Inline, Version::Tls13, Cipher::AesGcm128, false);
+    setup.connection.rekey(keys(77)).unwrap();
+    setup.connection.rekey(keys(78)).unwrap();
+    setup.connection.before_fork().unwrap();
+    let shared = setup.connection.shared.clone();
+    let child = setup.connection.in_child(shared, Arc::default()).unwrap();
+    assert_eq!(child.rekey(keys(77)), Err(Error::Invalid));
+    assert_eq!(setup.connection.rekey(keys(77)), Err(Error::Invalid));
+    assert_eq!(child.rekey(keys(79)), Ok(()));
+    assert_eq!(setup.connection.rekey(keys(78)), Err(Error::Invalid));
+    assert_eq!(setup.connection.rekey(keys(79)), Ok(()));
+}

@@ -243,11 +243,15 @@ impl Connection {
     }
 
     /// An idle connection holds no buffers, and the lists give back what a burst made them grow to.
-    fn trim(&self) {
+    fn trim(self: &Arc<Self>) {
         buffer::trim();
         self.list.trim();
         if let Some(mut writer) = try_lock(&self.writer) {
             writer.trim();
+        }
+        // Whoever found the writer busy meanwhile counts on this look.
+        if self.list.head() == Head::Ready && !self.is(BLOCKED) {
+            self.transmit(By::Worker, false);
         }
     }
 }
