@@ -5,6 +5,9 @@
  */
 #include "preload.h"
 
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -93,6 +96,101 @@ static void test_failing_dup_changes_nothing(void **state)
     assert_fails(dup3(fd[1], fd[0], 0x7000000), EINVAL);
     assert_returns(write(fd[0], pattern(0, 10), 10), 10);
     expect_records(&receiver, "23:10");
+    close_tls(fd);
+}
+
+#define PLAIN "nobody may read this"
+
+static atomic_bool stops;
+
+/* Writes the same plain text to a number for as long as it takes. */
+static void *writes_always(void *number)
+{
+    int fd = (int)(intptr_t)number;
+
+    while (!atomic_load(&stops))
+        if (send(fd, PLAIN, sizeof(PLAIN) - 1, MSG_NOSIGNAL) < 0)
+            sched_yield();
+    return NULL;
+}
+
+/* Reads what is there; fails if that text is in it. */
+static void expect_no_plain(int fd)
+{
+    static char wire[1 << 20];
+    ssize_t len = recv(fd, wire, sizeof(wire), MSG_DONTWAIT);
+
+    if (len > 0)
+        assert_null(memmem(wire, (size_t)len, PLAIN, sizeof(PLAIN) - 1));
+}
+
+/* Design rule 2, whatever the moment: another thread's write finds no plain socket under a number that is
+ * being closed. */
+static void test_nothing_plain_beside_a_close(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+
+    for (int round = 0; round < 200; round++) {
+        struct receiver receiver;
+        pthread_t writer;
+        int fd[2];
+
+        tls_pair(fd, &keys, &receiver);
+        atomic_store(&stops, false);
+        assert_ok(pthread_create(&writer, NULL, writes_always, (void *)(intptr_t)fd[0]));
+        usleep(200);
+        assert_ok(close(fd[0]));
+        atomic_store(&stops, true);
+        assert_ok(pthread_join(writer, NULL));
+        expect_no_plain(fd[1]);
+        assert_ok(close(fd[1]));
+    }
+}
+
+/* Nor while one TLS socket takes another's number. */
+static void test_nothing_plain_beside_a_dup(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    struct receiver receiver[2];
+    pthread_t writer;
+    int pair[2][2], number = 300;
+
+    for (int i = 0; i < 2; i++)
+        tls_pair(pair[i], &keys, &receiver[i]);
+    assert_returns(dup2(pair[0][0], number), number);
+    atomic_store(&stops, false);
+    assert_ok(pthread_create(&writer, NULL, writes_always, (void *)(intptr_t)number));
+    for (int round = 0; round < 2000; round++) {
+        assert_returns(dup2(pair[round % 2][0], number), number);
+        expect_no_plain(pair[0][1]);
+        expect_no_plain(pair[1][1]);
+    }
+    atomic_store(&stops, true);
+    for (int i = 0; i < 2; i++)
+        assert_ok(shutdown(pair[i][1], SHUT_RDWR));
+    assert_ok(pthread_join(writer, NULL));
+    assert_ok(close(number));
+    for (int i = 0; i < 2; i++)
+        close_tls(pair[i]);
+}
+
+/* A dup3 that the kernel refuses leaves TLS on the number, also where the socket has another. */
+static void test_failing_dup_of_one_of_two(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    struct receiver receiver;
+    int fd[2];
+
+    tls_pair(fd, &keys, &receiver);
+    int other = dup(fd[0]);
+    assert_fails(dup3(fd[1], fd[0], 0x7000000), EINVAL);
+    assert_returns(write(fd[0], pattern(0, 10), 10), 10);
+    assert_returns(write(other, pattern(10, 10), 10), 10);
+    expect_records(&receiver, "23:10 23:10");
+    assert_ok(close(other));
     close_tls(fd);
 }
 
@@ -449,6 +547,9 @@ int main(void)
         cmocka_unit_test(test_a_copy_takes_over_what_waits),
         cmocka_unit_test(test_dup_over_a_socket_drains_it),
         cmocka_unit_test(test_failing_dup_changes_nothing),
+        cmocka_unit_test(test_failing_dup_of_one_of_two),
+        cmocka_unit_test(test_nothing_plain_beside_a_close),
+        cmocka_unit_test(test_nothing_plain_beside_a_dup),
         cmocka_unit_test(test_a_number_closed_behind_our_back_is_plain_again),
         cmocka_unit_test(test_files_under_an_old_number),
         cmocka_unit_test(test_vfork_child_closes),

@@ -17,7 +17,7 @@ int close(int fd)
 
     if (LIKELY(mark == 0) || uktls_preload_in_vfork())
         return NEXT(close)(fd);
-    if (mark == MARK_TLS)
+    if (mark != MARK_OWN)
         return uktls_preload_close(fd);
     /* One of ours, which the program cannot have meant. */
     errno = EBADF;
@@ -36,7 +36,7 @@ int close_range(unsigned first, unsigned last, int flags)
     for (unsigned fd = first; closes && fd <= last && fd < MARKS; fd++) {
         uint8_t mark = mark_of((int)fd);
 
-        if (mark == MARK_TLS)
+        if (mark & MARK_TLS)
             (void)uktls_preload_close((int)fd);
         if (mark != MARK_OWN)
             continue;
@@ -55,7 +55,7 @@ void closefrom(int first)
 
 static void follow(int old, int new_fd)
 {
-    if (new_fd >= 0 && UNLIKELY(mark_of(old) == MARK_TLS || mark_of(new_fd)))
+    if (new_fd >= 0 && UNLIKELY(is_tls(old) || mark_of(new_fd)))
         uktls_preload_duplicated(old, new_fd);
 }
 
@@ -89,6 +89,9 @@ static int duplicate_over(struct over over)
     } else if (mark == MARK_OWN) {
         /* As for a number that is about to be used by another thread. */
         errno = EBUSY;
+        return -1;
+    } else if ((over.flags & ~O_CLOEXEC) != 0) {
+        errno = EINVAL;
         return -1;
     } else if (fcntl(over.old, F_GETFD) < 0) {
         return -1;

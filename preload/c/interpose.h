@@ -17,7 +17,7 @@
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 /* uktls::sys::marks: a byte for each descriptor number. */
-enum { MARK_TLS = 1, MARK_OWN = 2, MARKS = 1 << 20 };
+enum { MARK_TLS = 1, MARK_OWN = 2, MARK_CLOSING = 3, MARKS = 1 << 20 };
 extern const _Atomic uint8_t *const uktls_preload_marks;
 
 static inline uint8_t mark_of(int fd)
@@ -27,7 +27,8 @@ static inline uint8_t mark_of(int fd)
 
 static inline bool is_tls(int fd)
 {
-    return UNLIKELY(mark_of(fd) == MARK_TLS);
+    /* MARK_TLS, MARK_CLOSING: of the latter nothing may go out plain. */
+    return UNLIKELY(mark_of(fd) & MARK_TLS);
 }
 
 /* The function that would have been called without us: of the next library that has the name. */

@@ -54,10 +54,10 @@ pub extern "C" fn uktls_preload_duplicated(old: c_int, new: c_int) {
         return;
     }
     guard_infallible((), || {
-        if registry::is_ours(new) {
+        if !registry::is_ours(old) {
             registry::detach(new);
-        }
-        if registry::is_ours(old) {
+        } else {
+            // In the place of what the number was before: it is never without a state meanwhile.
             process::close_on_exec(new);
             if registry::duplicated(old, new).is_err() {
                 // It would be a way around the keys.

@@ -11,7 +11,7 @@ use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Found, Socket, attach_lock, install, slot};
+use super::{Found, Index, Socket, attach_lock, install_locked, slot};
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
 use crate::sys::kept::Kept;
@@ -20,15 +20,21 @@ use crate::sys::net::{self, borrow};
 /// Finds the state of an unknown number by its socket, and remembers it.
 pub(super) fn adopt(fd: RawFd) -> Result<Found> {
     net::endpoint(fd)?;
-    let identity = fork_guard::identity(fd).ok_or(Error::NoTls)?;
-    let known = attach_lock().get(&identity).and_then(Weak::upgrade);
-    install(fd, known.ok_or(Error::NoTls)?)?;
+    adopt_locked(&mut attach_lock(), fd)?;
     let guard = slot(fd).ok_or(Error::NoTls)?.load();
     match guard.is_some() {
         true => Ok(Found(guard)),
         // Closed by another thread meanwhile.
         false => Err(Error::NoTls),
     }
+}
+
+/// As [`adopt`], under the lock from the look at the number on: whoever puts another socket under it
+/// tells the table afterwards, and so has the last word.
+pub(super) fn adopt_locked(index: &mut Index, fd: RawFd) -> Result<()> {
+    let identity = fork_guard::identity(fd).ok_or(Error::NoTls)?;
+    let known = index.get(&identity).and_then(Weak::upgrade);
+    install_locked(index, fd, known.ok_or(Error::NoTls)?)
 }
 
 /// The epoll set with a socket in it that is about to be closed. The kernel takes a socket out when

@@ -5,6 +5,7 @@
 //! takes no lock for one with. Attaching and detaching are serialised by one mutex, which is never
 //! held across a system call.
 
+mod closing;
 mod drain;
 mod duplicates;
 mod family;
@@ -32,15 +33,15 @@ use crate::sys::net::{self, Endpoint, Linux};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
+use duplicates::adopt_locked;
+
+pub use closing::{close, close_by};
 pub use drain::{drain_all, stalled};
 pub(crate) use family::{adopt_in_child, share_all};
 pub use poll::poll;
 pub(crate) use publish::reset_in_child as forget_published;
 pub use publish::{FileName, Presence, publish, unpublish};
 pub use socket::{Direction, Socket};
-
-use drain::drain_one;
-use duplicates::Tomb;
 
 /// Whether `fd` carries TLS.
 #[must_use]
@@ -54,6 +55,7 @@ pub fn is_ours(fd: RawFd) -> bool {
 /// [`Error::NoTls`] if there is none on an open socket; `EBADF`, `ENOTSOCK` for what is no socket.
 pub fn entry(fd: RawFd) -> Result<Found> {
     match slot(fd).map(ArcSwapOption::load) {
+        Some(_) if marks::get(fd) == marks::CLOSING => closing::entry_of_closing(fd),
         Some(guard) if guard.is_some() => Ok(Found(guard)),
         _ => duplicates::adopt(fd),
     }
@@ -142,19 +144,29 @@ pub fn set_keys(
 
 /// Puts `socket` under the number `fd`.
 fn install(fd: RawFd, socket: Arc<Socket>) -> Result<()> {
+    install_locked(&mut attach_lock(), fd, socket)
+}
+
+fn install_locked(index: &mut Index, fd: RawFd, socket: Arc<Socket>) -> Result<()> {
     let slot = slot_or_new(fd).ok_or(Error::Os(Errno::MFILE))?;
-    let mut index = attach_lock();
+    let is_there = |known: &Arc<Socket>| Arc::ptr_eq(known, &socket);
+    if marks::get(fd) == marks::TLS && slot.load().as_ref().is_some_and(is_there) {
+        return Ok(());
+    }
     if let Some(identity) = socket.identity() {
         index.insert(identity, Arc::downgrade(&socket));
     }
     socket.known_by(fd);
     // The first time only; others must not count until it is done.
     publish();
+    let was_closing = marks::get(fd) == marks::CLOSING;
     let before = slot.swap(Some(socket));
     marks::set(fd, marks::TLS);
-    drop(index);
-    if let Some(before) = before {
-        before.unknown_by(fd);
+    if let Some(before) = before.filter(|_| !was_closing) {
+        let is_gone = before.unknown_by(fd).is_none();
+        if is_gone && let Some(identity) = before.identity() {
+            index.remove(&identity);
+        }
     }
     Ok(())
 }
@@ -162,9 +174,17 @@ fn install(fd: RawFd, socket: Arc<Socket>) -> Result<()> {
 /// Takes the state off the number `fd`; calls that already have it go on with it. Returns it, and
 /// another number that it is known by.
 pub fn detach(fd: RawFd) -> Option<(Arc<Socket>, Option<RawFd>)> {
-    let mut index = attach_lock();
+    detach_locked(&mut attach_lock(), fd)
+}
+
+fn detach_locked(index: &mut Index, fd: RawFd) -> Option<(Arc<Socket>, Option<RawFd>)> {
     let socket = slot(fd)?.swap(None)?;
+    let was_closing = marks::get(fd) == marks::CLOSING;
     marks::set(fd, 0);
+    if was_closing {
+        // Its connection has been looked after.
+        return None;
+    }
     let other = socket.unknown_by(fd);
     if other.is_none()
         && let Some(identity) = socket.identity()
@@ -172,79 +192,6 @@ pub fn detach(fd: RawFd) -> Option<(Arc<Socket>, Option<RawFd>)> {
         index.remove(&identity);
     }
     Some((socket, other))
-}
-
-/// Detaches, and closes `fd` at once or behind the last record.
-///
-/// # Errors
-/// `close(2)`'s own. The number is free in any case but `EBADF`.
-pub fn close(fd: RawFd) -> Result<()> {
-    close_by(fd, || net::close(fd).map_err(Error::from))
-}
-
-/// As [`close`], where the kernel closes `fd` in the course of another call: `dup2(2)` over it,
-/// `close_range(2)`.
-///
-/// # Errors
-/// What `closing` fails with.
-pub fn close_by<T>(fd: RawFd, closing: impl FnOnce() -> Result<T>) -> Result<T> {
-    if let Some((socket, None)) = detach(fd)
-        && socket.is_of(fork_guard::epoch())
-    {
-        return close_last(fd, &socket, closing);
-    }
-    // TX-56: nothing happens to a connection that has another descriptor.
-    closing()
-}
-
-/// Closes the last known descriptor of a socket.
-fn close_last<T>(
-    fd: RawFd,
-    socket: &Arc<Socket>,
-    closing: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let sending = socket.tx();
-    if let Some(connection) = sending {
-        connection.leave();
-    }
-    if let Some(connection) = sending
-        && let Some(linger) = net::linger(fd).filter(|linger| !linger.is_zero())
-    {
-        // SO_LINGER: the program asked for a close that waits.
-        let _ = connection.flush(Some(linger));
-    }
-    let rest = sending.map(|connection| connection.at_rest());
-    if !matches!(rest, Some(None)) {
-        let tomb = Tomb::of(fd);
-        // Nobody reads or writes by the number while it changes hands.
-        socket.move_to(-1);
-        let closed = closing();
-        if let Some(other) = tomb.and_then(|tomb| tomb.another(socket)) {
-            install(other, Arc::clone(socket))?;
-            socket.move_to(other);
-        } else if let Some(rest) = rest.flatten() {
-            rest.close();
-        }
-        return closed;
-    }
-    if let Some(receiver) = socket.rx() {
-        receiver.move_to(-1);
-    }
-    if let Some(connection) = sending {
-        let taken_over = connection.close(|| {
-            let socket = net::duplicate(fd)?;
-            net::clear_linger(&socket);
-            Ok(socket)
-        });
-        match taken_over {
-            Ok(true) => {}
-            Ok(false) => remember_lingering(connection),
-            // No descriptor left to keep the socket with: wait here instead, so that nothing is
-            // lost, for as long as the reader takes anything.
-            Err(_) => drain_one(connection, config().linger),
-        }
-    }
-    closing()
 }
 
 /// `new` is a duplicate of `old`, as `dup(2)` has just made it: the same connection.
@@ -258,17 +205,35 @@ pub fn duplicated(old: RawFd, new: RawFd) -> Result<()> {
 
 /// Whether the number `fd` still is the socket that its state was made for.
 pub fn is_same(fd: RawFd) -> bool {
-    entry(fd).is_ok_and(|found| found.socket().identity() == fork_guard::identity(fd))
+    match entry(fd) {
+        Ok(found) => found.socket().identity() == fork_guard::identity(fd),
+        // Between the two looks another TLS socket may have come under the number.
+        Err(_) => closing::is_closing(fd) || entry(fd).is_ok(),
+    }
 }
 
 /// As [`is_same`]. If the program has closed the socket behind our back and the number came back as
 /// something else, the state is taken off.
 pub fn verify(fd: RawFd) -> bool {
-    let is_same = is_same(fd);
-    if !is_same {
-        detach(fd);
+    if is_same(fd) {
+        return true;
     }
-    is_same
+    let mut index = attach_lock();
+    // Asked again under the lock: another thread may have put another TLS socket under the number, or
+    // be about to, and its state must not be the one that goes.
+    let there = fork_guard::identity(fd);
+    match marks::get(fd) {
+        marks::CLOSING => there.is_some_and(|identity| index.contains_key(&identity)),
+        _ => {
+            let socket = slot(fd).and_then(ArcSwapOption::load_full);
+            let kept = socket.is_some_and(|socket| socket.identity() == there);
+            if !kept {
+                detach_locked(&mut index, fd);
+            }
+            // It may be another TLS socket.
+            kept || adopt_locked(&mut index, fd).is_ok()
+        }
+    }
 }
 
 /// The descriptors of this process that carry TLS.
@@ -405,6 +370,7 @@ fn slots() -> impl Iterator<Item = (RawFd, &'static Slot)> {
     chunks
         .filter_map(|(first, chunk)| Some((first, chunk.get()?)))
         .flat_map(|(first, chunk)| (first..).zip(chunk.iter()))
+        .filter(|(number, _)| marks::get(*number) != marks::CLOSING)
 }
 
 fn slot(fd: RawFd) -> Option<&'static Slot> {

@@ -14,6 +14,9 @@ pub const TLS: u8 = 1;
 /// The number is a descriptor of the library's own, which the program never sees and must not close.
 pub const OWN: u8 = 2;
 
+/// The number is of a TLS socket that is being closed: calls on it go to the library, and find none.
+pub const CLOSING: u8 = 3;
+
 /// Descriptor numbers that can be told apart: the kernel's default for `fs.nr_open`.
 pub const NUMBERS: usize = 1 << 20;
 
