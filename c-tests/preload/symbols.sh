@@ -28,7 +28,7 @@ calls='write send sendto sendmsg sendmmsg writev pwritev2 sendfile splice dprint
     read recv recvfrom recvmsg recvmmsg readv preadv2 ioctl
     setsockopt getsockopt fcntl shutdown close close_range closefrom dup dup2 dup3
     socket socketpair accept accept4 connect fdopen fclose freopen
-    _exit _Exit quick_exit daemon execve execv execvp execvpe execveat fexecve execl execlp execle posix_spawn_file_actions_adddup2
+    _exit _Exit daemon execve execv execvp execvpe execveat fexecve execl execlp execle posix_spawn_file_actions_adddup2
     poll ppoll select pselect'
 libc=$(ldd "$library" | awk '$1 ~ /^libc\.so/ { print $3 }')
 # Without those for the parts of the C library itself.

@@ -131,6 +131,55 @@ static void run_ending(const struct ending *ending, bool full)
     assert_ok(close(report[0]));
 }
 
+enum { MUCH = 400000 };
+
+static void send_much(void)
+{
+    CHILD_CHECK(write(sending, pattern(0, MUCH), MUCH) == MUCH);
+}
+
+static void by_a_handler_of_quick_exit(int fd)
+{
+    sending = fd;
+    CHILD_CHECK(at_quick_exit(send_much) == 0);
+    quick_exit(3);
+}
+
+static void by_a_stream(int fd)
+{
+    FILE *stream = fdopen(fd, "w");
+    CHILD_CHECK(stream != NULL && setvbuf(stream, NULL, _IOFBF, 2 * MUCH) == 0);
+    CHILD_CHECK(fwrite(pattern(0, MUCH), 1, MUCH, stream) == MUCH);
+    exit(3);
+}
+
+/* What is sent in the last moment, behind everything of the program's own. */
+static void test_the_last_moment(void **state)
+{
+    (void)state;
+    void (*const ends[])(int) = {by_a_handler_of_quick_exit, by_a_stream};
+    struct keys keys = tls12_keys();
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        struct receiver receiver;
+        int fd[2];
+        tcp_pair_sized(fd, 16384, 16384);
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            alarm(30);
+            CHILD_CHECK(close(fd[1]) == 0);
+            CHILD_CHECK(tls_tx_init(fd[0], keys.info, keys.len) == 0);
+            ends[i](fd[0]);
+        }
+        assert_ok(close(fd[0]));
+        receiver_init(&receiver, fd[1], &keys);
+        expect_bytes(&receiver, MUCH);
+        expect_end(&receiver);
+        assert_exited(wait_child(child), 3);
+        assert_ok(close(fd[1]));
+    }
+}
+
 static void test_a_pending_record(void **state)
 {
     (void)state;
@@ -303,6 +352,7 @@ static void test_exit_interrupts_a_send(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_last_moment),
         cmocka_unit_test(test_a_pending_record),     cmocka_unit_test(test_a_full_socket),
         cmocka_unit_test(test_a_handler_of_atexit_sends), cmocka_unit_test(test_daemon),
         cmocka_unit_test(test_a_reader_that_sleeps), cmocka_unit_test(test_a_fault_in_send),

@@ -200,6 +200,22 @@ static void test_receive_timeout(void **state)
     close_tls(fd);
 }
 
+/* What asks for nothing is not waited for, whichever direction has keys. */
+static void test_reading_nothing(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    struct receiver receiver;
+    struct iovec nothing = {NULL, 0};
+    int fd[2];
+    char byte;
+    tls_pair(fd, &keys, &receiver);
+    assert_returns(read(fd[0], &byte, 0), 0);
+    assert_returns(readv(fd[0], &nothing, 1), 0);
+    assert_returns(readv(fd[0], NULL, 0), 0);
+    close_tls(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -208,6 +224,7 @@ int main(void)
         cmocka_unit_test(test_recvmmsg),           cmocka_unit_test(test_fionread_rx46),
         cmocka_unit_test(test_splice),             cmocka_unit_test(test_end_of_stream),
         cmocka_unit_test(test_bad_record),         cmocka_unit_test(test_receive_timeout),
+        cmocka_unit_test(test_reading_nothing),
     };
     return RUN_PRELOADED("test_input", tests);
 }

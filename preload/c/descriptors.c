@@ -122,6 +122,8 @@ static int fresh(int fd)
         uktls_preload_reused(fd);
     if (LIKELY((unsigned)fd < MARKS))
         uktls_last_writer[fd] = NULL;
+    if (LIKELY((unsigned)fd < MARKS) && UNLIKELY(atomic_load_explicit(&uktls_streams[fd], memory_order_relaxed)))
+        atomic_store_explicit(&uktls_streams[fd], 0, memory_order_relaxed);
     return fd;
 }
 

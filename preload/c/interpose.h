@@ -71,6 +71,11 @@ static inline __attribute__((always_inline)) void note_writer(int fd, const void
 /* Whether fdopen has made a stream of the C library for the descriptor, whose writes do not pass here. */
 extern _Atomic uint8_t uktls_streams[MARKS];
 
+/* What waits in such streams over TLS sockets is written now: the C library would do it when we have drained. */
+void uktls_flush_streams(void);
+/* Keeps the list of them whole across a fork. */
+void uktls_watch_streams(void);
+
 /* The core (preload/src). All return what the mirrored call does. */
 ssize_t uktls_preload_send(int fd, const void *data, size_t len, int flags);
 ssize_t uktls_preload_sendmsg(int fd, const struct msghdr *msg, int flags);

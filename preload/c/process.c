@@ -55,13 +55,6 @@ void _Exit(int status)
     _exit(status);
 }
 
-void quick_exit(int status)
-{
-    uktls_preload_drain();
-    NEXT(quick_exit)(status);
-    __builtin_unreachable();
-}
-
 /* The parent ends in it, by a hidden _exit. */
 int daemon(int no_chdir, int no_close)
 {

@@ -130,6 +130,9 @@ int select(int n, fd_set *in, fd_set *out, fd_set *other, struct timeval *timeou
     if (timeout == NULL)
         return select_by_poll(n, in, out, other, NULL, NULL);
     wait = (struct timespec){timeout->tv_sec, timeout->tv_usec * 1000};
+    if (timeout->tv_usec >= 1000000)
+        /* As the kernel's. */
+        wait = (struct timespec){timeout->tv_sec + timeout->tv_usec / 1000000, timeout->tv_usec % 1000000 * 1000};
     clock_gettime(CLOCK_MONOTONIC, &begin);
     result = select_by_poll(n, in, out, other, &wait, NULL);
     clock_gettime(CLOCK_MONOTONIC, &end);

@@ -8,6 +8,9 @@
 
 ssize_t read(int fd, void *data, size_t len)
 {
+    /* Nothing is nothing, and not waited for; recv of nothing is. */
+    if (is_tls(fd) && len == 0)
+        return 0;
     if (is_tls(fd))
         TLS_CALL(fd, uktls_preload_recv(fd, data, len, 0), NEXT(read)(fd, data, len));
     return NEXT(read)(fd, data, len);
@@ -127,7 +130,10 @@ static ssize_t receive_vector(int fd, const struct iovec *iov, int n, int flags)
         errno = EINVAL;
         return -1;
     }
-    return uktls_preload_recvmsg(fd, &msg, flags);
+    for (int i = 0; i < n; i++)
+        if (iov[i].iov_len > 0)
+            return uktls_preload_recvmsg(fd, &msg, flags);
+    return 0;
 }
 
 ssize_t readv(int fd, const struct iovec *iov, int n)

@@ -29,6 +29,14 @@ static ssize_t cookie_write(void *closure, const char *data, size_t len)
     return n < 0 ? 0 : n;
 }
 
+/* A socket has no place to go to. Without this function the C library would not say so. */
+static int cookie_seek(void *closure, off64_t *offset, int whence)
+{
+    (void)closure, (void)offset, (void)whence;
+    errno = ESPIPE;
+    return -1;
+}
+
 static int cookie_close(void *closure)
 {
     struct cookie *cookie = closure;
@@ -51,7 +59,7 @@ static int cookie_close(void *closure)
 
 FILE *fdopen(int fd, const char *mode)
 {
-    static const cookie_io_functions_t functions = {cookie_read, cookie_write, NULL, cookie_close};
+    static const cookie_io_functions_t functions = {cookie_read, cookie_write, cookie_seek, cookie_close};
     struct cookie *cookie;
 
     if (!is_tls(fd)) {
@@ -78,6 +86,34 @@ FILE *fdopen(int fd, const char *mode)
 }
 
 TWIN(_IO_fdopen, fdopen);
+
+static void lock_streams(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void unlock_streams(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+void uktls_watch_streams(void)
+{
+    pthread_atfork(lock_streams, unlock_streams, unlock_streams);
+}
+
+void uktls_flush_streams(void)
+{
+    if (LIKELY(atomic_load_explicit(&cookies, memory_order_relaxed) == NULL) || pthread_mutex_trylock(&lock) != 0)
+        return;
+    for (const struct cookie *at = cookies; at != NULL; at = at->next)
+        /* As exit does it, which passes over a stream that another thread is at. */
+        if (ftrylockfile(at->stream) == 0) {
+            fflush_unlocked(at->stream);
+            funlockfile(at->stream);
+        }
+    pthread_mutex_unlock(&lock);
+}
 
 static int number_of(FILE *stream)
 {
@@ -146,24 +182,39 @@ static FILE *cannot_reopen(FILE *stream)
     return NULL;
 }
 
+struct reopening {
+    const char *path, *mode;
+    FILE *stream, *(*next)(const char *, const char *, FILE *);
+};
+
+static int reopen(void *closure)
+{
+    struct reopening *it = closure;
+
+    /* The number is closed in any case. */
+    it->stream = it->next(it->path, it->mode, it->stream);
+    return 0;
+}
+
+static FILE *reopen_stream(struct reopening it)
+{
+    int fd;
+
+    if (UNLIKELY(number_of(it.stream) >= 0))
+        return cannot_reopen(it.stream);
+    fd = plain_number_of(it.stream);
+    if (fd < 0 || uktls_preload_in_vfork())
+        return it.next(it.path, it.mode, it.stream);
+    uktls_preload_close_by(fd, reopen, &it);
+    return it.stream;
+}
+
 FILE *freopen(const char *path, const char *mode, FILE *stream)
 {
-    int fd = plain_number_of(stream);
-
-    if (UNLIKELY(number_of(stream) >= 0))
-        return cannot_reopen(stream);
-    if (fd >= 0)
-        uktls_preload_reused(fd);
-    return NEXT(freopen)(path, mode, stream);
+    return reopen_stream((struct reopening){path, mode, stream, NEXT(freopen)});
 }
 
 FILE *freopen64(const char *path, const char *mode, FILE *stream)
 {
-    int fd = plain_number_of(stream);
-
-    if (UNLIKELY(number_of(stream) >= 0))
-        return cannot_reopen(stream);
-    if (fd >= 0)
-        uktls_preload_reused(fd);
-    return NEXT(freopen64)(path, mode, stream);
+    return reopen_stream((struct reopening){path, mode, stream, NEXT(freopen64)});
 }

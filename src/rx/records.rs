@@ -128,6 +128,8 @@ pub(super) struct Records {
     /// The number from which on the peer uses new keys, which are not set yet (RK-6).
     rekey_at: Option<NonZeroU64>,
     stopped: Option<Errno>,
+    /// It is for want of numbers.
+    numbers_ended: bool,
     /// The stop has become the socket's pending error.
     stop_announced: bool,
     /// A call has been told of the stop, and none needs to be woken for it any more.
@@ -151,6 +153,7 @@ impl Records {
             skip: 0,
             rekey_at: None,
             stopped: None,
+            numbers_ended: false,
             stop_announced: false,
             stop_told: false,
             mark: 1,
@@ -174,6 +177,11 @@ impl Records {
         }
         self.opener = RecordOpener::new(&keys, choice)?;
         // Nothing can fail from here on. What was opened stays as it is (RK-11).
+        if self.numbers_ended {
+            // REC-14: the new keys have numbers of their own.
+            self.numbers_ended = false;
+            self.stopped = None;
+        }
         self.numbers = keys.numbers();
         self.rekey_at = None;
         if io.session.is_some() {
@@ -317,6 +325,11 @@ impl Records {
     /// queue has not been seen in this call.
     pub(super) fn has_more(&self) -> bool {
         matches!(self.outlook(), Found::Ready(_)) || self.window.may_hold_more()
+    }
+
+    /// Whether opened records are still in the socket.
+    pub(super) fn has_ahead(&self) -> bool {
+        self.window.ahead() > 0
     }
 
     /// Takes the known part of an incomplete record out of the socket, which has no room for more

@@ -40,10 +40,10 @@ impl Receiver {
                 }
                 let rest = record.rest();
                 match self.sys.fill_pipe(pipe, &rest[..rest.len().min(len)]) {
-                    Err(Errno::AGAIN) if !dont_wait => {
+                    Err(Errno::AGAIN) if !dont_wait && !self.sys.is_nonblocking(pipe) => {
                         entered.settle();
                         drop(entered);
-                        self.sys.wait_for_pipe(pipe)?;
+                        self.wait_for_pipe(pipe)?;
                         entered = self.enter()?;
                         continue;
                     }
@@ -80,5 +80,15 @@ impl Receiver {
         }
         entered.settle();
         result
+    }
+
+    fn wait_for_pipe(&self, pipe: RawFd) -> Result<()> {
+        loop {
+            match self.sys.wait_for_pipe(pipe) {
+                // Restarted as a wait for records is (RX-29).
+                Err(Errno::INTR) if self.sys.handlers_restart() => {}
+                waited => return waited.map_err(Error::from),
+            }
+        }
     }
 }

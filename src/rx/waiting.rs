@@ -56,7 +56,9 @@ impl Receiver {
             };
             return Ok((entered, result));
         }
-        if found == Found::Nothing && !patience.sleeps() {
+        // Not behind records that are opened and still there (a peek has passed them): they hide the end
+        // of the stream from what was read.
+        if found == Found::Nothing && !patience.sleeps() && !entered.records.has_ahead() {
             return Ok((entered, Err(Error::WouldBlock)));
         }
         // Sets the mark, so that the wait ends when the record is complete, and not before.

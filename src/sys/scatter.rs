@@ -26,7 +26,9 @@ impl<'a> Destination<'a> {
         Destination {
             segments,
             at: 0,
-            left: segments.iter().map(|(_, len)| len).sum(),
+            left: segments
+                .iter()
+                .fold(0, |sum: usize, (_, len)| sum.saturating_add(*len)),
             memory: PhantomData,
         }
     }

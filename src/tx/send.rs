@@ -12,7 +12,7 @@ use super::shared_calls::Rest;
 use super::source::Source;
 use super::transmit::By;
 use super::writer::Outcome;
-use super::{CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, RELAYED, SLEEPING, Sender};
+use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, RELAYED, SLEEPING, Sender};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::sync::{MutexGuard, lock, try_lock};
@@ -153,7 +153,11 @@ impl Connection {
             return Ok(turn(guard));
         }
         // The holder sleeps because the kernel refused bytes: it owes everybody an EPOLLOUT.
-        if self.is(SLEEPING) && (flags.dont_wait || self.shared.sys.is_nonblocking(self.fd())) {
+        // Where it waits for an engine, that is bounded, and nobody is owed anything.
+        if self.is(SLEEPING)
+            && self.is(BLOCKED)
+            && (flags.dont_wait || self.shared.sys.is_nonblocking(self.fd()))
+        {
             return Err(Error::WouldBlock);
         }
         Ok(turn(lock(&self.turn)))

@@ -53,9 +53,10 @@ impl Snapshot {
 impl Records {
     /// Where the direction stands.
     pub(in crate::rx) fn snapshot(&self) -> Snapshot {
-        let (first, offset) = match self.opened.front() {
-            Some(record) if record.wire > 0 => (record.number, record.at),
-            _ => (self.numbers.peek(), self.skip),
+        // What is in memory only stands in no other process's way.
+        let (first, offset) = match self.opened.iter().find(|record| record.wire > 0) {
+            Some(record) => (record.number, record.at),
+            None => (self.numbers.peek(), self.skip),
         };
         Snapshot {
             first,

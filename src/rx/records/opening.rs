@@ -111,6 +111,7 @@ impl Records {
         if self.numbers.reserve().is_none() {
             // REC-14: this one was the last.
             self.stopped = Some(Errno::BADMSG);
+            self.numbers_ended = true;
         }
         (in_socket, is_taken)
     }

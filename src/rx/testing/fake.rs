@@ -148,7 +148,11 @@ impl Receive for FakeSys {
     fn consumed(&self, _: RawFd) -> Option<u64> {
         Some(self.socket().gone as u64)
     }
-    fn is_nonblocking(&self, _: RawFd) -> bool {
+    fn is_nonblocking(&self, fd: RawFd) -> bool {
+        if fd != 0 {
+            // A pipe.
+            return false;
+        }
         !self.socket().blocking
     }
     fn receive_timeout(&self, _: RawFd) -> Option<Duration> {
