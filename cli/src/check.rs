@@ -74,14 +74,17 @@ fn check_program(program: &OsStr) -> Result<bool, Failure> {
             format!("{shown}: there is no such program"),
         ));
     };
-    if let Some(interpreter) = elf::interpreter(&path) {
+    let obstacle = elf::obstacle(&path);
+    if obstacle.is_none()
+        && let Some(interpreter) = elf::interpreter(&path)
+    {
         note(
             "script",
             &format!("{} runs {}", path.display(), interpreter.display()),
         );
         return check_program(interpreter.as_os_str());
     }
-    if let Some(obstacle) = elf::obstacle(&path) {
+    if let Some(obstacle) = obstacle {
         line(false, "preload", &format!("{}: {obstacle}", path.display()));
         return Ok(false);
     }

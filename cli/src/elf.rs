@@ -43,6 +43,13 @@ pub fn interpreter(path: &Path) -> Option<PathBuf> {
 
 /// Why the library cannot be preloaded into a program, if it cannot.
 pub fn obstacle(path: &Path) -> Option<String> {
+    obstacle_behind(path, 0)
+}
+
+fn obstacle_behind(path: &Path, scripts: usize) -> Option<String> {
+    if scripts > INTERPRETERS_MAX {
+        return Some("its interpreters are scripts without end".to_owned());
+    }
     let found = path.metadata().ok()?;
     if found.mode() & 0o6000 != 0 && found.uid() != rustix::process::geteuid().as_raw() {
         return Some("it runs with the rights of somebody else (setuid, setgid)".to_owned());
@@ -52,7 +59,7 @@ pub fn obstacle(path: &Path) -> Option<String> {
         return Some("it has file capabilities".to_owned());
     }
     if let Some(interpreter) = interpreter(path) {
-        return obstacle(&interpreter);
+        return obstacle_behind(&interpreter, scripts + 1);
     }
     let data = fs::read(path).ok()?;
     let Ok(file) = ElfFile64::<Endianness>::parse(&data[..]) else {
@@ -137,3 +144,6 @@ fn directories() -> Vec<PathBuf> {
     }
     directories
 }
+
+/// Scripts that run scripts: what the kernel puts up with.
+const INTERPRETERS_MAX: usize = 4;

@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod elf;
+mod ignored;
 mod kernel;
 mod openssl_conf;
 mod preload;

@@ -7,13 +7,15 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Failure;
 
-/// Writes it for this user. Returns where; it is the same file for the same system configuration.
+/// Writes it for this user. Returns where: a file whose name tells what is in it, so that nobody's is replaced
+/// by something else while a program may still read it.
 pub fn write() -> Result<PathBuf, Failure> {
     let system = system_configuration();
     let text = extend(system.as_deref());
@@ -21,9 +23,15 @@ pub fn write() -> Result<PathBuf, Failure> {
         Failure::new(126, format!("--openssl-ktls: {}: {error}", path.display()))
     };
     let directory = directory().map_err(|(path, error)| failed(&path, error))?;
-    let path = directory.join("openssl.cnf");
+    if let Some(ours) = system.filter(|path| path.starts_with(&directory)) {
+        // Of a run around this one.
+        return Ok(ours);
+    }
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let path = directory.join(format!("openssl-{:016x}.cnf", hasher.finish()));
     // Replaced as a whole: another program may be reading it.
-    let new = directory.join(format!("openssl.cnf.{}", std::process::id()));
+    let new = directory.join(format!("openssl-{}.new", std::process::id()));
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o644);
     options

@@ -12,7 +12,7 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 
-use crate::{Failure, args, elf, openssl_conf, preload, summary};
+use crate::{Failure, args, elf, ignored, openssl_conf, preload, summary};
 
 /// Runs the program in the place of this one, or, if its counters are wanted, beside it.
 pub fn run(options: &args::Run) -> Result<ExitCode, Failure> {
@@ -38,6 +38,7 @@ pub fn run(options: &args::Run) -> Result<ExitCode, Failure> {
     if options.openssl_ktls {
         command.env("OPENSSL_CONF", openssl_conf::write()?);
     }
+    ignored::hand_on(&mut command);
     match options.stats {
         false => Err(cannot_run(program, &command.exec())),
         true => with_summary(program, &mut command),
@@ -98,9 +99,15 @@ fn with_summary(program: &OsStr, command: &mut Command) -> Result<ExitCode, Fail
         .map_err(internal)?;
     command.env("UKTLS_STATS_FILE", file.path());
     // What is sent to us is for the program. Before it starts, so that nothing is missed.
-    let signals = Signals::new([
+    // What it ignores (nohup) it goes on ignoring.
+    let passed = [
         SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGALRM, SIGCONT, SIGWINCH,
-    ]);
+    ];
+    let signals = Signals::new(
+        passed
+            .iter()
+            .filter(|signal| !ignored::is_ignored(**signal)),
+    );
     let mut signals = signals.map_err(internal)?;
     let mut child = command
         .spawn()

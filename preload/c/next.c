@@ -1,6 +1,7 @@
 /* Finding the functions behind ours. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <stdlib.h>
 
 #include "interpose.h"
 

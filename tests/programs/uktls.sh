@@ -126,6 +126,19 @@ if [ "$(id -u)" = 0 ]; then
     chmod 4755 "$work/plain"
     check 'check: setuid' status 1 "$uktls" check "$work/plain"
 fi
+printf '#!%s\n' "$work/circle" >"$work/circle"
+chmod 755 "$work/circle"
+check 'check: a script that runs itself' status 1 "$uktls" check "$work/circle"
+check 'run: a script that runs itself' status 126 "$uktls" run -- "$work/circle"
+(
+    trap '' PIPE
+    "$uktls" run -- grep SigIgn /proc/self/status >"$work/ignored"
+)
+check 'run: what ignored SIGPIPE goes on doing so' status 0 grep -q 'SigIgn:.*1000$' "$work/ignored"
+check 'run: what did not does not' status 0 "$uktls" run -- grep -q 'SigIgn:.*0000$' /proc/self/status
+check 'run --openssl-ktls: within itself' status 0 "$uktls" run --openssl-ktls -- "$uktls" run --openssl-ktls -- \
+    sh -c 'cat "$OPENSSL_CONF"'
+check 'run --openssl-ktls: within itself, with the option' prints 'Options = KTLS' "$work/out"
 check 'check: no such program' status 2 "$uktls" check "$work/nothing"
 
 # --- help, manual, completions ------------------------------------------------------------------------
