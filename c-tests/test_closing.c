@@ -59,12 +59,14 @@ struct sending {
     int fd;
     pthread_t thread;
     _Atomic ssize_t got;
+    int error;
 };
 
 static void *send_much(void *argument)
 {
     struct sending *s = argument;
     s->got = tls_send(s->fd, pattern(0, 4 << 20), 4 << 20, MSG_NOSIGNAL);
+    s->error = errno;
     return NULL;
 }
 
@@ -229,13 +231,62 @@ static void test_tx59_signal_at_close(void **state)
     signal(SIGUSR1, SIG_DFL);
 }
 
+/* The way to free a sender whose reader does not read: shutdown does not wait for it, and what it has accepted
+ * arrives, with the end behind it. */
+static void test_shutdown_beside_a_blocked_send(void **state)
+{
+    (void)state;
+    int fd[2];
+    struct keys keys = tls13_keys();
+    struct receiver r;
+    small_tls_pair(fd, &keys, &r);
+    struct sending sending = {.fd = fd[0]};
+    assert_ok(pthread_create(&sending.thread, NULL, send_much, &sending));
+    usleep(100000);
+    int64_t begin = now_ms();
+    assert_ok(tls_shutdown(fd[0], SHUT_WR));
+    assert_true(now_ms() - begin < DEADLINE_MS / 2);
+    assert_ok(pthread_join(sending.thread, NULL));
+    assert_true(sending.got > 0 && sending.got < 4 << 20);
+    assert_fails(tls_send(fd[0], "x", 1, MSG_NOSIGNAL), EPIPE);
+    expect_bytes(&r, (uint64_t)sending.got);
+    expect_end(&r);
+    close_both(fd);
+}
+
+/* MT-3: a second sender waits for the first, until a signal. */
+static void test_mt3_waiting_sender_is_interrupted(void **state)
+{
+    (void)state;
+    int fd[2];
+    struct keys keys = tls13_keys();
+    struct receiver r;
+    small_tls_pair(fd, &keys, &r);
+    struct sending first = {.fd = fd[0]}, second = {.fd = fd[0]};
+    count_signal(SIGUSR1, 0);
+    assert_ok(pthread_create(&first.thread, NULL, send_much, &first));
+    usleep(100000);
+    assert_ok(pthread_create(&second.thread, NULL, send_much, &second));
+    usleep(100000);
+    assert_ok(pthread_kill(second.thread, SIGUSR1));
+    assert_ok(pthread_join(second.thread, NULL));
+    assert_int_equal(second.got, -1);
+    assert_int_equal(second.error, EINTR);
+    expect_bytes(&r, 4 << 20);
+    assert_ok(pthread_join(first.thread, NULL));
+    assert_int_equal(first.got, 4 << 20);
+    signal(SIGUSR1, SIG_DFL);
+    close_both(fd);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ci8_plain_before),       cmocka_unit_test(test_ci14_when_it_counts),
         cmocka_unit_test(test_ci10_rekey_waits),       cmocka_unit_test(test_as21_old_keys_live_on),
         cmocka_unit_test(test_tx56_second_descriptor), cmocka_unit_test(test_tx58_linger),
-        cmocka_unit_test(test_tx59_signal_at_close),
+        cmocka_unit_test(test_tx59_signal_at_close),   cmocka_unit_test(test_shutdown_beside_a_blocked_send),
+        cmocka_unit_test(test_mt3_waiting_sender_is_interrupted),
     };
     return RUN_ENGINES("closing", tests);
 }

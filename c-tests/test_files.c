@@ -61,7 +61,8 @@ static void test_tx42_end_of_file(void **state)
     expect_records(&r, "23:4");
     assert_returns(tls_sendfile(fd[0], file, &offset, 0), 0);
     int directory = open("/tmp", O_RDONLY | O_DIRECTORY), sink = open("/dev/null", O_WRONLY);
-    assert_fails(tls_sendfile(fd[0], directory, NULL, 1), EISDIR);
+    assert_fails(tls_sendfile(fd[0], directory, NULL, 1), EINVAL);
+    assert_fails(tls_sendfile(fd[0], fd[1], NULL, 1), EINVAL);
     assert_fails(tls_sendfile(fd[0], sink, NULL, 1), EBADF);
     close(directory);
     close(sink);

@@ -484,13 +484,16 @@ ptrdiff_t tls_sendpage(int fd, const void *page, size_t offset, size_t size, int
  * bytes accepted, or, if `offset` is NULL, from the file's own position.
  *
  * Returns the bytes accepted, 0 at the end of the file, or -1 with errno: as `tls_send`, and what
- * reading `in_fd` fails with; EINVAL a negative `*offset`.
+ * reading `in_fd` fails with; EINVAL a negative `*offset`, or `in_fd` is a pipe, a socket or a directory.
  * Since 0.1. Mirrors sendfile(2) to a kTLS socket.
  *
  * Requires:
  * `offset` is NULL or points to a writable `off_t`.
  */
-ptrdiff_t tls_sendfile(int fd, int in_fd, off_t *offset, size_t count);
+ptrdiff_t tls_sendfile(int fd,
+                       int in_fd,
+                       off_t *offset,
+                       size_t count);
 
 /* Move up to `len` bytes between a pipe and a TLS connection: from the pipe `fd_in` to the
  * connection `fd_out`, or from the connection `fd_in` to the pipe `fd_out`, then of one record at

@@ -141,7 +141,7 @@ pub unsafe extern "C" fn tls_sendpage(
 /// bytes accepted, or, if `offset` is NULL, from the file's own position.
 ///
 /// Returns the bytes accepted, 0 at the end of the file, or -1 with errno: as `tls_send`, and what
-/// reading `in_fd` fails with; EINVAL a negative `*offset`.
+/// reading `in_fd` fails with; EINVAL a negative `*offset`, or `in_fd` is a pipe, a socket or a directory.
 /// Since 0.1. Mirrors sendfile(2) to a kTLS socket.
 ///
 /// # Safety
@@ -160,6 +160,9 @@ pub unsafe extern "C" fn tls_sendfile(
             return Ok(unsafe { plain::sendfile(fd, in_fd, offset, count) }.map(self::count)?);
         };
         net::borrow(in_fd)?;
+        if offset.is_null() && net::is_stream(in_fd) {
+            return Err(Error::Invalid);
+        }
         // SAFETY: our caller promises NULL or an off_t.
         let start = unsafe { offset.as_ref() }.copied();
         let position = start

@@ -24,7 +24,6 @@ mod receive;
 mod records;
 mod shared;
 mod splice;
-mod turn;
 mod waiting;
 pub(crate) mod window;
 
@@ -45,12 +44,12 @@ use crate::aead::{Choice, Cipher, Provider, TrafficKeys};
 use crate::error::{PendingError, Result};
 use crate::record::{RecordNumber, Version};
 use crate::stats::{Current, Gauge, STATS};
+use crate::sync::turn::TurnLock;
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::receive::Receive;
 
 use records::{Found, Io, Records};
 use shared::{Joint, Suite};
-use turn::TurnLock;
 
 pub use receive::{Received, Request};
 

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::records::{Found, Opened};
-use super::turn::TurnGuard;
 use super::waiting::Patience;
 use super::{Entered, Receiver, Tally};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
 use crate::sync::Woken;
+use crate::sync::turn::TurnGuard;
 use crate::sys::robust::RobustGuard;
 use crate::sys::scatter::Destination;
 

@@ -37,6 +37,8 @@ pub trait Sys: Send + Sync {
     fn read(&self, fd: RawFd, buf: &mut [u8], offset: Option<u64>) -> Result<usize, Errno>;
     /// Whether a read would return at once (data, end or error).
     fn is_readable(&self, fd: RawFd) -> bool;
+    /// Sleeps until it would.
+    fn wait_until_readable(&self, fd: RawFd) -> Result<(), Errno>;
 }
 
 /// The real kernel.
@@ -147,6 +149,18 @@ impl Sys for Linux {
             tv_nsec: 0,
         };
         rustix::event::poll(&mut fds, Some(&now)) != Ok(0)
+    }
+
+    fn wait_until_readable(&self, fd: RawFd) -> Result<(), Errno> {
+        use rustix::event::{PollFd, PollFlags};
+        use rustix::fs::OFlags;
+        let fd = borrow(fd)?;
+        if rustix::fs::fcntl_getfl(fd)? & OFlags::ACCMODE == OFlags::WRONLY {
+            // The end of a pipe for writing never would be.
+            return Err(Errno::BADF);
+        }
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).map(drop)
     }
 }
 
@@ -319,6 +333,12 @@ pub fn linger(fd: RawFd) -> Option<Duration> {
 pub fn clear_linger(fd: &Kept) {
     // Fails for a closed socket only; there is nothing to linger for then.
     let _ = sockopt::set_socket_linger(fd, None);
+}
+
+/// Whether `fd` has no position: a pipe, a socket.
+#[must_use]
+pub fn is_stream(fd: RawFd) -> bool {
+    borrow(fd).is_ok_and(|fd| rustix::fs::tell(fd) == Err(Errno::SPIPE))
 }
 
 /// Whether `fd` is a pipe.

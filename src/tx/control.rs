@@ -11,7 +11,6 @@ use crate::engine::Kind;
 use crate::error::{Error, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumber, Version};
 use crate::stats::STATS;
-use crate::sync::lock;
 use crate::sys::secret::SecretBox;
 
 /// What `uktls_get_info` reports of a connection.
@@ -48,7 +47,7 @@ impl Connection {
     /// On failure the old keys stay in force.
     pub fn rekey(self: &Arc<Self>, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
         // A rekey waits for a send in progress (CI-10).
-        let _turn = lock(&self.turn);
+        let _turn = self.turn.take_for_sure();
         let result = match (self.private(), self.joint()) {
             (Some(mut sender), _) => {
                 sender.rekey(keys, |keys| sealer(&self.shared, &self.settings, keys))

@@ -12,7 +12,8 @@ use super::transmit::By;
 use super::writer::Outcome;
 use super::{BROKEN, CLOSING, Connection, SHUTDOWN};
 use crate::error::{Error, Result};
-use crate::sync::{MutexGuard, Woken, lock, try_lock};
+use crate::sync::turn::TurnGuard;
+use crate::sync::{Woken, lock};
 use crate::sys::kept::Kept;
 
 /// How far a connection is on its way to having nothing left to send.
@@ -70,18 +71,22 @@ impl Connection {
         }
     }
 
-    /// Shuts the write side down behind the last record: at once, or when it has gone out.
+    /// Shuts the write side down behind the last record: at once, or when it has gone out. A send that
+    /// waits for room is not waited for: it ends with what it has accepted so far, or `EPIPE`.
     pub fn shutdown_write(self: &Arc<Self>) -> Result<()> {
-        let turn = lock(&self.turn);
+        let turn = self.turn.try_take();
         let drained = self.drain();
         let Some(sender) = self.private() else {
             return self
                 .joint()
                 .map_or(Ok(()), |joint| self.shutdown_shared(joint));
         };
+        // Under the sender's lock: nothing is sealed any more (`make_room`).
         self.set(SHUTDOWN);
+        let is_alone = turn.is_some();
         drop((sender, turn));
-        if drained == Ok(Drain::Pending) {
+        self.room.signal();
+        if drained == Ok(Drain::Pending) || !is_alone {
             // `after` sends the FIN, in whichever context the last record goes out.
             self.after(Outcome::Drained(self.list.head()));
             return Ok(());
@@ -96,7 +101,7 @@ impl Connection {
     /// no call either, the descriptor may be closed or change its number: calls wait meanwhile.
     pub fn at_rest(self: &Arc<Self>) -> Option<AtRest<'_>> {
         let drained = self.drain();
-        let _turn = try_lock(&self.turn)?;
+        let _turn = self.turn.try_take()?;
         // Another process may have sent since; what it left in the queue is its own business.
         (drained != Ok(Drain::Pending)).then_some(AtRest {
             connection: self,
@@ -190,7 +195,7 @@ impl Connection {
             // (MT-11), and comes here then. SeqCst: either it sees CLOSING after its unlock, or
             // this sees the unlock.
             fence(Ordering::SeqCst);
-            if try_lock(&self.turn).is_none() {
+            if self.turn.try_take().is_none() {
                 return;
             }
             let owned = lock(&self.owned).take();
@@ -218,7 +223,7 @@ impl Connection {
 /// A connection that has nothing to do, and whose calls wait until this is gone.
 pub struct AtRest<'a> {
     connection: &'a Arc<Connection>,
-    _turn: MutexGuard<'a, ()>,
+    _turn: TurnGuard<'a>,
 }
 
 impl AtRest<'_> {

@@ -4,9 +4,11 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::Connection;
+use rustix::io::Errno;
+
 use super::open_record::OpenRecord;
-use super::send::{SendFlags, conclude, signalled};
+use super::send::{SendFlags, Turn, conclude, signalled};
+use super::{Connection, SHUTDOWN};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 
@@ -34,11 +36,9 @@ impl Connection {
     /// # Errors
     /// As for [`Connection::send`], and what reading fails with.
     pub fn send_file(self: &Arc<Self>, source: FileSource, flags: SendFlags) -> Result<usize> {
-        let _turn = self.take_turn(flags)?;
-        if source.count == 0 {
+        let Some(_turn) = self.take_turn_for(&source, flags)? else {
             return Ok(0);
-        }
-        self.begins(flags)?;
+        };
         let mut accepted = 0;
         let Some(mut sender) = self.begin_call() else {
             return self.file_goes_on_shared(source, &[], accepted, flags);
@@ -77,6 +77,10 @@ impl Connection {
                     return self.file_goes_on_shared(source, bytes, accepted, flags);
                 }
             };
+            if self.is(SHUTDOWN) {
+                stopped = Some(Error::BrokenPipe);
+                break;
+            }
             match (&mut sender.open, record.copied()) {
                 (Some(open), Some(bytes)) => open.push(bytes),
                 (open @ None, Some([_, ..])) => *open = Some(record),
@@ -106,6 +110,32 @@ impl Connection {
         }
         let failed = self.end_call(sender, accepted);
         signalled(flags, conclude(accepted, stopped, failed))
+    }
+
+    /// Takes the turn when an empty pipe has something: other calls go on meanwhile (TX-48). `None` if
+    /// there is nothing to do.
+    fn take_turn_for(
+        self: &Arc<Self>,
+        source: &FileSource,
+        flags: SendFlags,
+    ) -> Result<Option<Turn<'_>>> {
+        let sys = self.shared.sys;
+        loop {
+            let turn = self.take_turn(flags)?;
+            if source.count == 0 {
+                return Ok(None);
+            }
+            self.begins(flags)?;
+            let waits = source.pipe && !source.no_wait && !sys.is_nonblocking(source.fd);
+            if !waits || sys.is_readable(source.fd) {
+                return Ok(Some(turn));
+            }
+            drop(turn);
+            match sys.wait_until_readable(source.fd) {
+                Err(Errno::INTR) if sys.handlers_restart() => {}
+                waited => waited?,
+            }
+        }
     }
 
     fn file_goes_on_shared(
@@ -138,6 +168,11 @@ impl Connection {
         let offset = source
             .offset
             .map(|offset| offset.saturating_add(done as u64));
-        sys.read(source.fd, out, offset).map_err(Error::from)
+        sys.read(source.fd, out, offset)
+            .map_err(|errno| match errno {
+                // As sendfile(2) says it.
+                Errno::ISDIR if !source.pipe => Error::Invalid,
+                errno => Error::from(errno),
+            })
     }
 }

@@ -59,6 +59,7 @@ use crate::engine::{Engine, Kind};
 use crate::error::{PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumbers};
 use crate::stats::{Current, Gauge, STATS};
+use crate::sync::turn::TurnLock;
 use crate::sync::{Event, Mutex, MutexGuard, lock, try_lock};
 use crate::sys::kept::Kept;
 use crate::sys::net::Sys;
@@ -121,7 +122,7 @@ pub struct Connection {
     /// Names the connection to the worker; never reused in a process.
     id: u64,
     fd: AtomicI32,
-    turn: Mutex<()>,
+    turn: TurnLock,
     /// None in a connection that was inherited by `fork`: that is shared from the beginning.
     sender: Option<Mutex<Sender>>,
     /// What processes share, from the first fork on.
@@ -231,7 +232,7 @@ impl Connection {
             settings,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             fd: AtomicI32::new(fd),
-            turn: Mutex::new(()),
+            turn: TurnLock::default(),
             sender,
             joint: OnceLock::new(),
             list: ReadyList::new(),

@@ -11,7 +11,7 @@ use super::ready_list::Head;
 use super::send::SendFlags;
 use super::transmit::By;
 use super::writer::Outcome;
-use super::{BLOCKED, CLOSING, Connection, RELAYED, SLEEPING, Sender};
+use super::{BLOCKED, CLOSING, Connection, RELAYED, SHUTDOWN, SLEEPING, Sender};
 use crate::engine::Kind;
 use crate::error::{Error, Result};
 use crate::sync::{MutexGuard, Woken};
@@ -47,8 +47,11 @@ impl Connection {
         }
         self.publish(&mut sender);
         drop(sender);
-        let result = self.wait_for_room(flags);
+        let mut result = self.wait_for_room(flags);
         let mut sender = self.private();
+        if sender.is_some() && result.is_ok() && self.is(SHUTDOWN) {
+            result = Err(Error::BrokenPipe);
+        }
         if let Some(sender) = &mut sender {
             sender.pace.resumed(Instant::now());
             self.promise_to_poll(sender);
@@ -120,6 +123,7 @@ impl Connection {
                 Ok(true) => return Ok(()),
                 // Closed by another thread meanwhile: the number may be a stranger's now.
                 Ok(false) if self.is(CLOSING) => return Ok(()),
+                Ok(false) if self.is(SHUTDOWN) => return Err(Error::BrokenPipe),
                 Ok(false) => {}
                 // TX-31: restarted if every handler asks for it and there is no time-out.
                 Err(Errno::INTR) if left.is_none() && self.shared.sys.handlers_restart() => {}

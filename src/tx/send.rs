@@ -15,7 +15,8 @@ use super::writer::Outcome;
 use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, RELAYED, SLEEPING, Sender};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
-use crate::sync::{MutexGuard, lock, try_lock};
+use crate::sync::MutexGuard;
+use crate::sync::turn::TurnGuard;
 use crate::sys::net::raise_sigpipe;
 use crate::sys::pages::Pages;
 
@@ -32,7 +33,7 @@ pub struct SendFlags {
 
 /// One thread's turn at sending; its end finishes a close that came meanwhile.
 pub(super) struct Turn<'a> {
-    guard: Option<MutexGuard<'a, ()>>,
+    guard: Option<TurnGuard<'a>>,
     connection: &'a Arc<Connection>,
 }
 
@@ -149,7 +150,7 @@ impl Connection {
             guard: Some(guard),
             connection: self,
         };
-        if let Some(guard) = try_lock(&self.turn) {
+        if let Some(guard) = self.turn.try_take() {
             return Ok(turn(guard));
         }
         // The holder sleeps because the kernel refused bytes: it owes everybody an EPOLLOUT.
@@ -160,7 +161,11 @@ impl Connection {
         {
             return Err(Error::WouldBlock);
         }
-        Ok(turn(lock(&self.turn)))
+        // MT-3: interruptible.
+        match self.turn.take(None) {
+            Ok(guard) => Ok(turn(guard)),
+            Err(_) => Err(Error::Interrupted),
+        }
     }
 
     /// A call's turn has come: whether there still is a socket, and what is known to be wrong with it.

@@ -83,7 +83,7 @@ impl Connection {
         }
         let own = std::process::id();
         // Somebody sleeps in a call, or reads a file for one: that call goes on first.
-        let reserved = if try_lock(&self.turn).is_none() {
+        let reserved = if self.turn.try_take().is_none() {
             own
         } else {
             0
@@ -114,7 +114,7 @@ impl Connection {
         self.hand_over_error();
         // Either the end of that call sees the connection shared, or this sees its turn free.
         fence(Ordering::SeqCst);
-        if reserved != 0 && try_lock(&self.turn).is_some() {
+        if reserved != 0 && self.turn.try_take().is_some() {
             self.end_reservation();
         }
         // Sleepers on the private queue go on with the shared one.

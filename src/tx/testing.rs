@@ -109,6 +109,9 @@ impl Sys for FakeSys {
     fn is_readable(&self, _: RawFd) -> bool {
         true
     }
+    fn wait_until_readable(&self, _: RawFd) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 /// A worker that, for a non-blocking socket, leaves everything to the test; for a blocking one it

@@ -4,6 +4,8 @@
 //! `tx::deferral` explore every interleaving of the code that runs in production.
 #![forbid(unsafe_code)]
 
+pub(crate) mod turn;
+
 #[cfg(all(test, loom))]
 pub(crate) use loom::sync::Arc;
 #[cfg(loom)]
@@ -80,10 +82,7 @@ impl Event {
     /// Sleeps until a signal after `ticket`, for at most `timeout`.
     pub(crate) fn wait(&self, ticket: u32, timeout: Option<Duration>) -> Woken {
         use std::sync::atomic::Ordering::SeqCst;
-        let timeout = timeout.map(|t| futex::Timespec {
-            tv_sec: t.as_secs().min(i64::MAX as u64) as i64,
-            tv_nsec: i64::from(t.subsec_nanos()),
-        });
+        let timeout = timeout.map(timespec);
         self.sleepers.fetch_add(1, SeqCst);
         let result = futex::wait(&self.count, futex::Flags::PRIVATE, ticket, timeout.as_ref());
         self.sleepers.fetch_sub(1, SeqCst);
@@ -93,5 +92,12 @@ impl Event {
             // AGAIN: the count had already moved on.
             _ => Woken::Signalled,
         }
+    }
+}
+
+fn timespec(time: Duration) -> futex::Timespec {
+    futex::Timespec {
+        tv_sec: time.as_secs().min(i64::MAX as u64) as i64,
+        tv_nsec: i64::from(time.subsec_nanos()),
     }
 }
