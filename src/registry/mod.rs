@@ -129,6 +129,16 @@ pub fn set_keys(
     direction: Direction,
     keys: impl FnOnce() -> Result<TrafficKeys>,
 ) -> Result<()> {
+    set_keys_of(fd, direction, keys).inspect_err(|error| {
+        log::debug!("descriptor {fd}: {direction:?} keys refused: {error}");
+    })
+}
+
+fn set_keys_of(
+    fd: RawFd,
+    direction: Direction,
+    keys: impl FnOnce() -> Result<TrafficKeys>,
+) -> Result<()> {
     match attach(fd) {
         Ok(socket) => {
             let result = socket.set_keys(fd, direction, keys);
