@@ -251,7 +251,7 @@ static void test_sendmsg_arguments(void **state)
         {"NULL in the first", null_first, 2, EFAULT},
         {"NULL in the last", null_last, 2, EFAULT},
         {"a segment beyond SSIZE_MAX", too_long, 2, EINVAL},
-        {"a sum beyond SSIZE_MAX", too_long_together, 2, EINVAL},
+        {"an end that no memory has", too_long_together, 2, EFAULT},
         {"1025 segments", many, 1025, EMSGSIZE},
         {"SIZE_MAX segments", many, SIZE_MAX, EMSGSIZE},
     };

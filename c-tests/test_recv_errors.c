@@ -429,7 +429,7 @@ static void test_rx27_bad_memory(void **state)
     (void)state;
     for (int tls13 = 0; tls13 < 2; tls13++) {
         int fd[2];
-        char data[8];
+        char data[16];
         struct sealer s;
         struct keys keys = tls13 ? tls13_keys() : tls12_keys();
         struct iovec null = {NULL, 10}, half[] = {{data, 4}, {NULL, 10}, {data, 4}};
@@ -452,11 +452,16 @@ static void test_rx27_bad_memory(void **state)
         msg.msg_iovlen = 1025;
         assert_fails(tls_recvmsg(fd[1], &msg, 0), EMSGSIZE);
         /* Lengths that cannot be, one by one and together: the kernel's limits. */
-        struct iovec much[] = {{data, PTRDIFF_MAX}, {data, PTRDIFF_MAX}, {data, PTRDIFF_MAX}};
-        send_sealed(&s, "23:8");
+        struct iovec much[] = {{data, 8}, {data, PTRDIFF_MAX}};
+        send_sealed(&s, "23:8 23:8");
         msg.msg_iov = much;
-        msg.msg_iovlen = 3;
-        assert_returns(tls_recvmsg(fd[1], &msg, 0), 8);
+        msg.msg_iovlen = 2;
+        assert_fails(tls_recvmsg(fd[1], &msg, 0), EFAULT);
+        much[1].iov_len = SIZE_MAX;
+        assert_fails(tls_recvmsg(fd[1], &msg, 0), EINVAL);
+        assert_returns(tls_recv(fd[1], data, SIZE_MAX, MSG_PEEK), 8 + 8);
+        s.reader = 10;
+        expect_calls(&s, 100, MSG_DONTWAIT, "23:16 EAGAIN");
         close_tls(fd);
     }
 }

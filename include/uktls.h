@@ -276,6 +276,7 @@ extern "C" {
  * Returns 0, or -1 with errno; nothing has changed then:
  * EBADF, ENOTSOCK `fd` is not open or no socket; ENOPROTOOPT, EOPNOTSUPP no stream socket;
  * ENOTCONN not connected, or already shut down by either side;
+ * EFAULT `crypto_info` cannot be read;
  * EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
  * to be combined or not those of the RX keys, or a rekey with another version or cipher;
  * EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
@@ -337,7 +338,8 @@ int tls_setsockopt(int fd,
  * of deferred transmission and of received records too, which is cleared. All other options: as
  * getsockopt(2).
  *
- * Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT `optlen` is NULL; EINVAL `optval` is NULL
+ * Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT memory that cannot be accessed; EINVAL
+ * `optval` is NULL
  * or `*optlen` not one of the sizes above; EBUSY the direction has no keys; ENOPROTOOPT an unknown
  * SOL_TLS option; ENOPROTOOPT, EOPNOTSUPP a socket without TLS; others as getsockopt(2).
  * Since 0.1. Mirrors getsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
@@ -394,7 +396,8 @@ const char *uktls_version(void);
  * MSG_WAITALL; MSG_TRUNC and MSG_OOB are ignored; MSG_ERRQUEUE is passed to the socket.
  * A blocking descriptor waits until a record is complete, SO_RCVTIMEO runs out, or a signal comes.
  *
- * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` is NULL; EAGAIN; EINTR; EIO a
+ * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` cannot be written to, with which
+ * nothing is lost; EAGAIN; EINTR; EIO a
  * record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
  * its type reads it; EBADMSG a record is not authentic or too short, EMSGSIZE too long, EINVAL of
  * another version: what follows is never delivered (a call that does not wait is told of a bad
@@ -416,7 +419,7 @@ ptrdiff_t tls_recv(int fd,
  * room in `msg->msg_control` (CMSG_SPACE(1) bytes) the type is told by a control message of level
  * SOL_TLS and type TLS_GET_RECORD_TYPE, for application data too.
  *
- * Returns and fails as `tls_recv`; EFAULT for NULL in `msg` or in its first entry with a length,
+ * Returns and fails as `tls_recv`; EFAULT for what of `msg` cannot be accessed,
  * EMSGSIZE for more than 1024 entries. `msg->msg_flags`: MSG_EOR a record was consumed to its end,
  * MSG_CTRUNC there was no room for the type. An empty record of another type returns 0 with its
  * type. On failure `msg` is unchanged, but its control buffer may have been written to.
@@ -437,7 +440,8 @@ ptrdiff_t tls_recvmsg(int fd, struct msghdr *msg, int flags);
  * A blocking descriptor waits until all bytes are accepted, SO_SNDTIMEO runs out, or a signal
  * comes; a non-blocking one accepts what there is room for.
  *
- * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
+ * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` cannot be read (whole
+ * records in front of that are accepted); EOPNOTSUPP another
  * flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
  * just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
  * ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
@@ -455,7 +459,7 @@ ptrdiff_t tls_send(int fd, const void *buf, size_t len, int flags);
  * SOL_TLS and type TLS_SET_RECORD_TYPE, as records of the content type in its first data byte
  * (alerts, handshake messages). The open record is sealed first then.
  *
- * Returns and fails as `tls_send`, and EFAULT for NULL in `msg` or in an entry with a length,
+ * Returns and fails as `tls_send`, and EFAULT for what of `msg` cannot be read,
  * EMSGSIZE for more than 1024 entries, EINVAL for a control buffer without a valid SOL_TLS
  * message, for an unknown SOL_TLS message, and for a record type together with MSG_MORE.
  * `msg_name` and `msg_flags` are ignored.

@@ -108,6 +108,12 @@ bool uktls_preload_drain_stalled(unsigned period_ms);
 /* As above; what must not be inherited closes itself on exec. */
 void uktls_preload_before_exec(void);
 int uktls_preload_poll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask);
+/* Whether that much can be read at the address, in a process that may have TLS sockets: others have nothing to be
+ * looked for. */
+bool uktls_preload_may_look(const void *start, size_t len);
+bool uktls_preload_is_writable(const void *start, size_t len);
+/* What is known of these addresses is not so any more. */
+void uktls_preload_forget(const void *start, size_t len);
 /* Whether this is the child of a vfork, which has its parent's memory but descriptors of its own. */
 bool uktls_preload_in_vfork(void);
 

@@ -8,7 +8,9 @@
 
 static bool has_tls(const struct pollfd *fds, nfds_t n)
 {
-    for (nfds_t i = 0; i < n && fds != NULL; i++)
+    if (LIKELY(!uktls_preload_may_look(fds, n * sizeof(*fds))))
+        return false;
+    for (nfds_t i = 0; i < n; i++)
         if (is_tls(fds[i].fd))
             return true;
     return false;
@@ -70,8 +72,17 @@ static int put(fd_set *set, int fd, bool is_ready)
     return is_ready;
 }
 
+static bool may_look(const fd_set *set, int n)
+{
+    const size_t bits = 8 * sizeof(long);
+
+    return set == NULL || uktls_preload_may_look(set, ((size_t)n + bits - 1) / bits * sizeof(long));
+}
+
 static bool sets_have_tls(int n, const fd_set *in, const fd_set *out, const fd_set *other)
 {
+    if (LIKELY(!may_look(in, n) || !may_look(out, n) || !may_look(other, n)))
+        return false;
     for (int fd = 0; fd < n; fd++)
         if (is_tls(fd) && (is_in(in, fd) || is_in(out, fd) || is_in(other, fd)))
             return true;

@@ -45,8 +45,13 @@ ssize_t __recv_chk(int fd, void *data, size_t len, size_t room, int flags)
 /* A stream has no address to tell. */
 static ssize_t receive_from(int fd, void *data, size_t len, int flags, socklen_t *from_len)
 {
-    ssize_t n = uktls_preload_recv(fd, data, len, flags);
+    ssize_t n;
 
+    if (from_len != NULL && !uktls_preload_is_writable(from_len, sizeof(*from_len))) {
+        errno = EFAULT;
+        return -1;
+    }
+    n = uktls_preload_recv(fd, data, len, flags);
     if (n >= 0 && from_len != NULL)
         *from_len = 0;
     return n;
@@ -91,6 +96,10 @@ static int receive_messages(int fd, struct mmsghdr *messages, unsigned n, int fl
     struct timespec end = {0, 0};
     unsigned got = 0;
 
+    if (timeout != NULL && !uktls_preload_may_look(timeout, sizeof(*timeout))) {
+        errno = EFAULT;
+        return -1;
+    }
     if (timeout != NULL) {
         clock_gettime(CLOCK_MONOTONIC, &end);
         end.tv_sec += timeout->tv_sec;
@@ -128,6 +137,10 @@ static ssize_t receive_vector(int fd, const struct iovec *iov, int n, int flags)
 
     if (n < 0 || n > 1024) {
         errno = EINVAL;
+        return -1;
+    }
+    if (!uktls_preload_may_look(iov, (size_t)n * sizeof(*iov))) {
+        errno = EFAULT;
         return -1;
     }
     for (int i = 0; i < n; i++)

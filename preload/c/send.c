@@ -39,7 +39,8 @@ ssize_t sendto(int fd, const void *data, size_t len, int flags, const struct soc
 /* A TLS socket in another process would have no keys, and send in the clear (design rule 2). */
 static bool passes_tls(const struct msghdr *msg)
 {
-    if (LIKELY(msg == NULL || msg->msg_controllen < sizeof(struct cmsghdr) || msg->msg_control == NULL))
+    if (LIKELY(!uktls_preload_may_look(msg, sizeof(*msg)) || msg->msg_controllen < sizeof(struct cmsghdr) ||
+               !uktls_preload_may_look(msg->msg_control, msg->msg_controllen)))
         return false;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
@@ -86,7 +87,7 @@ int sendmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags)
     NOTE_WRITER(fd);
     if (is_tls(fd))
         TLS_CALL(fd, send_messages(fd, messages, n, flags), NEXT(sendmmsg)(fd, messages, n, flags));
-    for (unsigned i = 0; i < n && messages != NULL; i++)
+    for (unsigned i = 0; i < n && uktls_preload_may_look(&messages[i], sizeof(*messages)); i++)
         if (passes_tls(&messages[i].msg_hdr)) {
             errno = EOPNOTSUPP;
             return -1;

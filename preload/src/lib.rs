@@ -5,6 +5,7 @@
 //! further than here.
 
 mod descriptors;
+mod memory;
 mod options;
 mod process;
 mod ready;

@@ -41,6 +41,11 @@ pub extern "C" fn uktls_preload_in_vfork() -> bool {
     remembered != 0 && remembered != pid()
 }
 
+/// Whether there has been anything that could be a TLS socket, in this process or its parents.
+pub(crate) fn is_remembered() -> bool {
+    PID.load(Ordering::Relaxed) != 0
+}
+
 /// Whether this process has had a connection.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_had_connections() -> bool {

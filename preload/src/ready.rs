@@ -1,12 +1,14 @@
 //! `poll(2)` and its relatives over TLS sockets.
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_void};
 use std::time::Duration;
 
 use uktls::capi::guard::guard;
 use uktls::error::Error;
 use uktls::registry;
 use uktls::sys::net::Mask;
+
+use crate::memory::{is_readable, uktls_preload_is_writable};
 
 /// `ppoll(2)` on descriptors of which some carry TLS.
 ///
@@ -21,6 +23,14 @@ pub unsafe extern "C" fn uktls_preload_poll(
 ) -> c_int {
     guard(-1, || {
         let n = usize::try_from(n).map_err(|_| Error::Invalid)?;
+        // The kernel's answer, in its order: the time, the mask, the descriptors.
+        let may_read = |start: *const c_void, len| start.is_null() || is_readable(start, len);
+        if !may_read(timeout.cast(), size_of::<libc::timespec>())
+            || !may_read(mask.cast(), size_of::<Mask>())
+            || !uktls_preload_is_writable(fds.cast(), n.saturating_mul(size_of::<libc::pollfd>()))
+        {
+            return Err(Error::BadAddress);
+        }
         let fds = match n {
             0 => &mut [][..],
             // SAFETY: our caller's promise.

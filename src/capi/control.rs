@@ -61,7 +61,7 @@ pub(super) fn record_type(control: &[u8]) -> Result<Option<u8>> {
 
 /// A control message on its way into the program's buffer.
 pub(super) struct Message {
-    pub bytes: [u8; HEADER + 8],
+    pub bytes: [u8; MESSAGE_MAX],
     /// Bytes that fit.
     pub len: usize,
     /// The type itself did not fit.
@@ -76,7 +76,7 @@ pub(super) fn tells_type(room: usize) -> bool {
 /// The control message that tells a received record's type, cut to `room` bytes as the kernel's
 /// `put_cmsg` does (RX-13, RX-14).
 pub(super) fn record_type_message(content_type: u8, room: usize) -> Message {
-    let mut bytes = [0; HEADER + 8];
+    let mut bytes = [0; MESSAGE_MAX];
     let is_cut = !tells_type(room);
     let len = if is_cut { HEADER } else { HEADER + 1 };
     bytes[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
@@ -103,6 +103,9 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
 
 /// `sizeof(struct cmsghdr)`: length, level, type.
 const HEADER: usize = size_of::<usize>() + 4 + 4;
+
+/// The longest message that is told: `CMSG_SPACE(1)`.
+pub(super) const MESSAGE_MAX: usize = HEADER + size_of::<usize>();
 
 #[cfg(test)]
 mod tests {

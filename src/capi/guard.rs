@@ -66,22 +66,3 @@ fn set_errno(value: c_int) {
     // SAFETY: as in `errno`.
     unsafe { location.write(value) };
 }
-
-/// The bytes at `start`, or [`Error::BadAddress`] for NULL with a length. The empty slice needs no
-/// address.
-///
-/// # Safety
-/// `start` is NULL or readable for `len` bytes as long as the result is used.
-pub(super) unsafe fn bytes<'a>(start: *const u8, len: usize) -> Result<&'a [u8]> {
-    if len == 0 {
-        return Ok(&[]);
-    }
-    if start.is_null() {
-        return Err(Error::BadAddress);
-    }
-    if isize::try_from(len).is_err() {
-        return Err(Error::Invalid);
-    }
-    // SAFETY: not null, a possible length, and readable by our caller's promise.
-    Ok(unsafe { core::slice::from_raw_parts(start, len) })
-}

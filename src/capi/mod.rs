@@ -6,6 +6,7 @@
 
 mod control;
 pub mod guard;
+mod memory;
 mod options;
 mod process;
 mod receive;

@@ -2,7 +2,8 @@
 
 use core::ffi::{c_int, c_void};
 
-use super::guard::{bytes, guard};
+use super::guard::guard;
+use super::memory::{Argument, is_writable, read};
 use crate::aead::TrafficKeys;
 use crate::crypto_info::{self, CryptoInfo};
 use crate::error::{Error, Result};
@@ -27,6 +28,7 @@ use crate::sys::net;
 /// Returns 0, or -1 with errno; nothing has changed then:
 /// EBADF, ENOTSOCK `fd` is not open or no socket; ENOPROTOOPT, EOPNOTSUPP no stream socket;
 /// ENOTCONN not connected, or already shut down by either side;
+/// EFAULT `crypto_info` cannot be read;
 /// EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
 /// to be combined or not those of the RX keys, or a rekey with another version or cipher;
 /// EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
@@ -40,12 +42,13 @@ use crate::sys::net;
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len: usize) -> c_int {
     guard(fd, || {
-        // SAFETY: our caller promises NULL or `len` readable bytes.
-        let info = unsafe { bytes(crypto_info.cast(), len) };
-        let no_head = lacks_head(&info);
+        // SAFETY: our caller's promise.
+        let info = unsafe { Argument::new(crypto_info.cast(), len) };
+        let head = head(info);
         fork::install();
         match registry::set_keys(fd, Direction::Tx, || keys(info)) {
-            Err(Error::KeysPresent) if no_head => Err(Error::Invalid),
+            // CI-1 (a) goes before (b): what cannot even name a cipher is refused where keys are set too.
+            Err(Error::KeysPresent) => head.and(Err(Error::KeysPresent)),
             result => result.map(|()| 0),
         }
     })
@@ -68,12 +71,13 @@ pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len:
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub unsafe extern "C" fn tls_rx_init(fd: c_int, crypto_info: *const c_void, len: usize) -> c_int {
     guard(fd, || {
-        // SAFETY: our caller promises NULL or `len` readable bytes.
-        let info = unsafe { bytes(crypto_info.cast(), len) };
-        let no_head = lacks_head(&info);
+        // SAFETY: our caller's promise.
+        let info = unsafe { Argument::new(crypto_info.cast(), len) };
+        let head = head(info);
         fork::install();
         match registry::set_keys(fd, Direction::Rx, || keys(info)) {
-            Err(Error::KeysPresent) if no_head => Err(Error::Invalid),
+            // CI-1 (a) goes before (b): what cannot even name a cipher is refused where keys are set too.
+            Err(Error::KeysPresent) => head.and(Err(Error::KeysPresent)),
             result => result.map(|()| 0),
         }
     })
@@ -104,13 +108,11 @@ pub unsafe extern "C" fn tls_setsockopt(
     optlen: libc::socklen_t,
 ) -> c_int {
     guard(fd, || {
-        let len = optlen as usize;
-        let value = match i32::try_from(optlen) {
-            // SAFETY: our caller promises NULL or `optlen` readable bytes.
-            Ok(_) => unsafe { bytes(optval.cast(), len) },
-            // A negative length, says the kernel.
-            Err(_) => Err(Error::Invalid),
-        };
+        // A negative length, says the kernel, of what is beyond an int's range.
+        let is_negative = i32::try_from(optlen).is_err();
+        let len = if is_negative { 0 } else { optlen as usize };
+        // SAFETY: our caller's promise.
+        let value = unsafe { Argument::new(optval.cast(), len) };
         match (level, optname) {
             (SOL_TCP, TCP_ULP) if is_tls(value)? => {
                 fork::install();
@@ -119,7 +121,7 @@ pub unsafe extern "C" fn tls_setsockopt(
             }
             (SOL_TLS, _) => {
                 if let Ok(found) = registry::entry(fd) {
-                    set_tls(fd, found.get()?, optname, value, optval.is_null())?;
+                    set_tls(fd, found.get()?, optname, value)?;
                     return Ok(0);
                 }
             }
@@ -128,7 +130,10 @@ pub unsafe extern "C" fn tls_setsockopt(
                 if let Ok(socket) = found.as_ref().map(|found| found.get())
                     && let Some(receiver) = socket?.rx()
                 {
-                    let value = integer(value?).ok_or(Error::Invalid)?;
+                    if value.len < size_of::<c_int>() {
+                        return Err(Error::Invalid);
+                    }
+                    let value = integer(value.readable).ok_or(Error::BadAddress)?;
                     receiver.set_low_water(usize::try_from(value).unwrap_or(usize::MAX));
                     return Ok(0);
                 }
@@ -147,7 +152,8 @@ pub unsafe extern "C" fn tls_setsockopt(
 /// of deferred transmission and of received records too, which is cleared. All other options: as
 /// getsockopt(2).
 ///
-/// Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT `optlen` is NULL; EINVAL `optval` is NULL
+/// Returns 0, or -1 with errno: EBADF, ENOTSOCK; EFAULT memory that cannot be accessed; EINVAL
+/// `optval` is NULL
 /// or `*optlen` not one of the sizes above; EBUSY the direction has no keys; ENOPROTOOPT an unknown
 /// SOL_TLS option; ENOPROTOOPT, EOPNOTSUPP a socket without TLS; others as getsockopt(2).
 /// Since 0.1. Mirrors getsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
@@ -168,16 +174,14 @@ pub unsafe extern "C" fn tls_getsockopt(
             || (level, optname) == (SOL_TCP, TCP_ULP)
             || (level, optname) == (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
         if is_ours && let Ok(found) = registry::entry(fd) {
-            // SAFETY: our caller promises NULL or a socklen_t.
-            let len = match optlen.is_null() {
-                true => return Err(Error::BadAddress),
-                // SAFETY: as above; the caller may have placed it anywhere.
-                false => unsafe { optlen.read_unaligned() },
-            };
+            // SAFETY: an integer.
+            let len = unsafe { read(optlen) }?;
             if let Some(answer) = get_ours(found.get()?, level, optname, optval.is_null(), len)? {
                 let (value, given) = (answer.bytes(), len as usize);
                 let written = value.len().min(given);
-                // SAFETY: writable for `*optlen` bytes by our caller's promise.
+                is_writable(optval, written)?;
+                is_writable(optlen, size_of_val(&len))?;
+                // SAFETY: writable, as has just been seen.
                 unsafe {
                     optval
                         .cast::<u8>()
@@ -226,43 +230,39 @@ unsafe fn merge_error(fd: c_int, value: *mut u8, len: usize) {
 }
 
 /// Whether the ULP named is "tls" (ATT-2, ATT-3). An empty value is refused, as is none.
-fn is_tls(value: Result<&[u8]>) -> Result<bool> {
-    let value = value?;
-    if value.is_empty() {
+fn is_tls(value: Argument<'_>) -> Result<bool> {
+    if value.len == 0 {
         return Err(Error::Invalid);
     }
-    let name = &value[..value.len().min(ULP_NAME_MAX - 1)];
-    let end = name.iter().position(|byte| *byte == 0);
-    Ok(&name[..end.unwrap_or(name.len())] == b"tls")
+    let most = value.len.min(ULP_NAME_MAX - 1);
+    let name = &value.readable[..value.readable.len().min(most)];
+    match name.iter().position(|byte| *byte == 0) {
+        Some(end) => Ok(&name[..end] == b"tls"),
+        None if name.len() < most => Err(Error::BadAddress),
+        None => Ok(name == b"tls"),
+    }
 }
 
-fn set_tls(
-    fd: c_int,
-    socket: &Socket,
-    optname: c_int,
-    value: Result<&[u8]>,
-    is_null: bool,
-) -> Result<()> {
+fn set_tls(fd: c_int, socket: &Socket, optname: c_int, value: Argument<'_>) -> Result<()> {
     match optname {
         TLS_TX | TLS_RX => {
             // CI-1 (a), in front of CI-3.
-            let value = value.ok().filter(|value| value.len() >= 4 && !is_null);
-            let value = value.ok_or(Error::Invalid)?;
+            if value.is_null || value.len < 4 {
+                return Err(Error::Invalid);
+            }
             let direction = if optname == TLS_TX {
                 Direction::Tx
             } else {
                 Direction::Rx
             };
-            registry::set_keys(fd, direction, || CryptoInfo::parse(value))
+            registry::set_keys(fd, direction, || keys(value))
         }
         TLS_TX_ZEROCOPY_RO => {
             // CI-15.
-            match integer(
-                value
-                    .ok()
-                    .filter(|value| value.len() == 4 && !is_null)
-                    .ok_or(Error::Invalid)?,
-            ) {
+            if value.len != 4 {
+                return Err(Error::Invalid);
+            }
+            match integer(value.whole()?) {
                 Some(on @ (0 | 1)) => socket.set_zerocopy(on == 1),
                 _ => return Err(Error::Invalid),
             }
@@ -273,13 +273,14 @@ fn set_tls(
             let is_tls13 = socket
                 .suite()
                 .is_some_and(|(version, _)| version == Version::Tls13);
-            let value = value
-                .ok()
-                .filter(|_| is_tls13 && !is_null)
-                .ok_or(Error::Invalid)?;
-            let on = integer(value)
-                .filter(|on| (0..=1).contains(on))
-                .ok_or(Error::Invalid)?;
+            if !is_tls13 || value.is_null || value.len < 4 {
+                return Err(Error::Invalid);
+            }
+            let on = integer(value.readable).ok_or(Error::BadAddress)?;
+            if !(0..=1).contains(&on) {
+                return Err(Error::Invalid);
+            }
+            let value = value.whole()?;
             if value[4..].iter().any(|byte| *byte != 0) {
                 return Err(Error::Invalid);
             }
@@ -287,8 +288,10 @@ fn set_tls(
             Ok(())
         }
         TLS_TX_MAX_PAYLOAD_LEN => socket.set_max_payload(|| {
-            let value = value.ok().filter(|_| !is_null).ok_or(Error::Invalid)?;
-            let value = value.try_into().map_err(|_| Error::Invalid)?;
+            if value.len != 2 {
+                return Err(Error::Invalid);
+            }
+            let value = value.whole()?.try_into().map_err(|_| Error::Invalid)?;
             Ok(u16::from_ne_bytes(value))
         }),
         _ => Err(Error::UnknownOption),
@@ -412,16 +415,26 @@ fn integer(value: &[u8]) -> Option<i32> {
     value.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
 }
 
-/// CI-1 (a) goes before (b): what cannot even name a cipher is EINVAL where keys are set too.
-fn lacks_head(info: &Result<&[u8]>) -> bool {
-    !matches!(info, Ok(info) if info.len() >= 4)
+/// CI-1 (a), (c): version and cipher, if they are there.
+fn head(info: Argument<'_>) -> Result<()> {
+    match (info.is_null || info.len < 4, info.readable.len() < 4) {
+        (true, _) => Err(Error::Invalid),
+        (false, true) => Err(Error::BadAddress),
+        (false, false) => Ok(()),
+    }
 }
 
-/// CI-1 (a), (d), (e), (g), (h): the rest of the order is the registry's.
-fn keys(info: Result<&[u8]>) -> Result<TrafficKeys> {
-    // (a): NULL is EINVAL here, not EFAULT.
-    let info = info.map_err(|_| Error::Invalid)?;
-    CryptoInfo::parse(info)
+/// CI-1 (a), (c) to (e), (g) to (i): the rest of the order is the registry's.
+fn keys(info: Argument<'_>) -> Result<TrafficKeys> {
+    head(info)?;
+    if info.readable.len() == info.len {
+        return CryptoInfo::parse(info.readable);
+    }
+    // (i): what is wrong with version, cipher and length goes before what cannot be read.
+    let mut padded = [0; CRYPTO_INFO_MAX + 1];
+    padded[..4].copy_from_slice(&info.readable[..4]);
+    CryptoInfo::parse(&padded[..info.len.min(padded.len())])?;
+    Err(Error::BadAddress)
 }
 
 /// The largest crypto_info struct.

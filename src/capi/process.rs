@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::guard::{guard, guard_infallible};
+use super::memory;
 use super::types::{
     UKTLS_AEAD_AUTO, UKTLS_AEAD_AWS_LC, UKTLS_AEAD_OPENSSL, UKTLS_AEAD_RING, UKTLS_AEAD_RUSTCRYPTO,
     UKTLS_ENGINE_AUTO, UKTLS_ENGINE_FALLBACK_DEFAULT, UKTLS_ENGINE_FALLBACK_ERROR,
@@ -217,19 +218,16 @@ macro_rules! sized {
 sized!(uktls_config, uktls_stats, uktls_info);
 
 /// # Safety
-/// `value` is NULL or points to a struct that starts with its size and is as large as that.
+/// None: structs of integers and raw pointers are looked at only if they can be read.
 unsafe fn read<T: Sized_>(value: *const T) -> Result<T> {
-    if value.is_null() {
-        return Err(Error::BadAddress);
-    }
-    // SAFETY: every version of these structs starts with its size.
-    let size = unsafe { value.cast::<usize>().read_unaligned() };
+    // SAFETY: an integer; every version of these structs starts with its size.
+    let size = unsafe { memory::read(value.cast::<usize>()) }?;
     // There is one version yet. A later one will accept the sizes of all before it.
     if size != size_of::<T>() {
         return Err(Error::Invalid);
     }
-    // SAFETY: as large as its size says, and the size is right.
-    let value = unsafe { value.read_unaligned() };
+    // SAFETY: structs of integers and raw pointers.
+    let value = unsafe { memory::read(value) }?;
     debug_assert_eq!(value.size(), size);
     Ok(value)
 }

@@ -4,6 +4,7 @@ use core::ffi::{c_int, c_void};
 
 use super::control;
 use super::guard::guard;
+use super::memory::{is_writable, read};
 use crate::error::{Error, Result};
 use crate::registry;
 use crate::rx::{Received, Request};
@@ -17,7 +18,8 @@ use crate::sys::scatter::Destination;
 /// MSG_WAITALL; MSG_TRUNC and MSG_OOB are ignored; MSG_ERRQUEUE is passed to the socket.
 /// A blocking descriptor waits until a record is complete, SO_RCVTIMEO runs out, or a signal comes.
 ///
-/// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` is NULL; EAGAIN; EINTR; EIO a
+/// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` cannot be written to, with which
+/// nothing is lost; EAGAIN; EINTR; EIO a
 /// record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
 /// its type reads it; EBADMSG a record is not authentic or too short, EMSGSIZE too long, EINVAL of
 /// another version: what follows is never delivered (a call that does not wait is told of a bad
@@ -41,8 +43,9 @@ pub unsafe extern "C" fn tls_recv(fd: c_int, buf: *mut c_void, len: usize, flags
             // SAFETY: our caller's promise, passed on.
             return Ok(unsafe { plain::recv(fd, buf, len, flags) }.map(count)?);
         };
-        let segments = [writable(buf, len).ok_or(Error::BadAddress)?];
-        // SAFETY: writable for `len` bytes by our caller's promise.
+        // The kernel receives no more at once, whatever is asked for.
+        let segments = [segment(buf, len.min(COUNT_MAX))?];
+        // SAFETY: our caller's promise.
         let mut out = unsafe { Destination::new(&segments) };
         let mut received = Received::default();
         receiver
@@ -55,7 +58,7 @@ pub unsafe extern "C" fn tls_recv(fd: c_int, buf: *mut c_void, len: usize, flags
 /// room in `msg->msg_control` (CMSG_SPACE(1) bytes) the type is told by a control message of level
 /// SOL_TLS and type TLS_GET_RECORD_TYPE, for application data too.
 ///
-/// Returns and fails as `tls_recv`; EFAULT for NULL in `msg` or in its first entry with a length,
+/// Returns and fails as `tls_recv`; EFAULT for what of `msg` cannot be accessed,
 /// EMSGSIZE for more than 1024 entries. `msg->msg_flags`: MSG_EOR a record was consumed to its end,
 /// MSG_CTRUNC there was no room for the type. An empty record of another type returns 0 with its
 /// type. On failure `msg` is unchanged, but its control buffer may have been written to.
@@ -76,15 +79,17 @@ pub unsafe extern "C" fn tls_recvmsg(fd: c_int, msg: *mut libc::msghdr, flags: c
             // SAFETY: our caller's promise, passed on.
             return Ok(unsafe { plain::recvmsg(fd, msg, flags) }.map(count)?);
         };
-        // SAFETY: our caller promises NULL or a struct of its own.
+        is_writable(msg, size_of::<libc::msghdr>())?;
+        // SAFETY: a struct of our caller's own, as it promises; memory that can be written to.
         let msg = unsafe { msg.as_mut() }.ok_or(Error::BadAddress)?;
-        // SAFETY: the entries are readable by our caller's promise.
-        let segments = unsafe { segments(msg) }?;
-        // SAFETY: each is writable for its length by our caller's promise.
+        let segments = segments(msg)?;
+        // SAFETY: our caller's promise.
         let mut out = unsafe { Destination::new(&segments) };
-        let room = match msg.msg_control.is_null() {
-            true => 0,
-            false => msg.msg_controllen,
+        // What cannot be written to has no room, as the kernel's put_cmsg has it.
+        let longest = msg.msg_controllen.min(control::MESSAGE_MAX);
+        let room = match is_writable(msg.msg_control, longest) {
+            Err(_) => 0,
+            Ok(()) => msg.msg_controllen,
         };
         let mut received = Received::default();
         let request = request(flags, control::tells_type(room));
@@ -94,7 +99,7 @@ pub unsafe extern "C" fn tls_recvmsg(fd: c_int, msg: *mut libc::msghdr, flags: c
         if let Some(content_type) = received.content_type {
             let message = control::record_type_message(content_type, room);
             // RX-18: also in front of an error.
-            // SAFETY: the buffer is writable for `room` bytes, and the message is no longer.
+            // SAFETY: the message is no longer than `room` or `longest`, which are writable.
             unsafe {
                 msg.msg_control
                     .cast::<u8>()
@@ -123,41 +128,31 @@ fn request(flags: c_int, can_tell: bool) -> Request {
     }
 }
 
-/// The buffer as a segment; `None` if nothing can be mapped there.
-fn writable(start: *mut c_void, len: usize) -> Option<(usize, usize)> {
+/// The buffer as a segment; whether it can be written to is seen when bytes go there (RX-27).
+///
+/// # Errors
+/// [`Error::BadAddress`] for addresses that no program has.
+fn segment(start: *mut c_void, len: usize) -> Result<(usize, usize)> {
     let address = start.expose_provenance();
-    let is_possible = address >= LOWEST && isize::try_from(len).is_ok();
-    (len == 0 || is_possible).then_some((address, len))
+    match len == 0 || isize::try_from(address.saturating_add(len)).is_ok() {
+        true => Ok((address, len)),
+        false => Err(Error::BadAddress),
+    }
 }
 
-/// The segments of a message up to the first that cannot be written to (RX-28).
-///
-/// # Safety
-/// `msg_iov` is NULL or readable for `msg_iovlen` entries.
-unsafe fn segments(msg: &libc::msghdr) -> Result<Vec<(usize, usize)>> {
-    let n = msg.msg_iovlen;
-    if n > IOV_MAX {
+/// The segments of a message.
+fn segments(msg: &libc::msghdr) -> Result<Vec<(usize, usize)>> {
+    if msg.msg_iovlen > IOV_MAX {
         return Err(Error::Os(rustix::io::Errno::MSGSIZE));
     }
-    if n > 0 && msg.msg_iov.is_null() {
-        return Err(Error::BadAddress);
-    }
-    let mut segments = Vec::with_capacity(n);
-    let mut asked = 0;
-    for i in 0..n {
-        // SAFETY: one of the `n` entries of our caller's promise.
-        let iov = unsafe { *msg.msg_iov.wrapping_add(i) };
-        asked |= iov.iov_len;
-        match writable(iov.iov_base, iov.iov_len) {
-            Some(segment) => segments.push(segment),
-            None => break,
-        }
-    }
-    // RX-27.
-    if asked != 0 && segments.iter().all(|(_, len)| *len == 0) {
-        return Err(Error::BadAddress);
-    }
-    Ok(segments)
+    (0..msg.msg_iovlen)
+        .map(|i| {
+            // SAFETY: a struct of integers and raw pointers.
+            let iov = unsafe { read(msg.msg_iov.wrapping_add(i)) }?;
+            isize::try_from(iov.iov_len).map_err(|_| Error::Invalid)?;
+            segment(iov.iov_base, iov.iov_len)
+        })
+        .collect()
 }
 
 /// A received count as a C return value.
@@ -165,8 +160,8 @@ fn count(len: usize) -> isize {
     isize::try_from(len).unwrap_or(isize::MAX)
 }
 
-/// The lowest address that a program can have mapped by default (`vm.mmap_min_addr`).
-const LOWEST: usize = 0x10000;
-
 /// `UIO_MAXIOV` (linux/uio.h).
 const IOV_MAX: usize = 1024;
+
+/// `MAX_RW_COUNT` (linux/fs.h).
+const COUNT_MAX: usize = 0x7fff_f000;

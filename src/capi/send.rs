@@ -4,9 +4,11 @@ use core::ffi::{c_int, c_uint, c_void};
 use std::time::Duration;
 
 use super::control;
-use super::guard::{bytes, guard, guard_infallible};
+use super::guard::{guard, guard_infallible};
+use super::memory::{bytes, is_writable, read, span};
 use crate::error::{Error, Result};
 use crate::registry;
+use crate::sys::gather::Span;
 use crate::sys::net;
 use crate::sys::pages::Pages;
 use crate::sys::plain;
@@ -21,7 +23,8 @@ use crate::tx::{FileSource, SendFlags};
 /// A blocking descriptor waits until all bytes are accepted, SO_SNDTIMEO runs out, or a signal
 /// comes; a non-blocking one accepts what there is room for.
 ///
-/// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` is NULL; EOPNOTSUPP another
+/// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` cannot be read (whole
+/// records in front of that are accepted); EOPNOTSUPP another
 /// flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
 /// just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
 /// ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
@@ -46,8 +49,8 @@ pub unsafe extern "C" fn tls_send(
             return Ok(unsafe { plain::send(fd, buf, len, flags) }.map(count)?);
         };
         let flags = control::flags(flags)?;
-        // SAFETY: our caller promises NULL or `len` readable bytes.
-        let data = unsafe { bytes(buf.cast(), len) }?;
+        // SAFETY: our caller's promise.
+        let data = unsafe { span(buf.cast(), len) }?;
         connection.send(&[data], None, flags).map(count)
     })
 }
@@ -56,7 +59,7 @@ pub unsafe extern "C" fn tls_send(
 /// SOL_TLS and type TLS_SET_RECORD_TYPE, as records of the content type in its first data byte
 /// (alerts, handshake messages). The open record is sealed first then.
 ///
-/// Returns and fails as `tls_send`, and EFAULT for NULL in `msg` or in an entry with a length,
+/// Returns and fails as `tls_send`, and EFAULT for what of `msg` cannot be read,
 /// EMSGSIZE for more than 1024 entries, EINVAL for a control buffer without a valid SOL_TLS
 /// message, for an unknown SOL_TLS message, and for a record type together with MSG_MORE.
 /// `msg_name` and `msg_flags` are ignored.
@@ -73,11 +76,11 @@ pub unsafe extern "C" fn tls_sendmsg(fd: c_int, msg: *const libc::msghdr, flags:
             // SAFETY: our caller's promise, passed on.
             return Ok(unsafe { plain::sendmsg(fd, msg, flags) }.map(count)?);
         };
-        // SAFETY: our caller promises NULL or a readable struct.
-        let msg = unsafe { msg.as_ref() }.ok_or(Error::BadAddress)?;
+        // SAFETY: a struct of integers and raw pointers.
+        let msg = unsafe { read(msg) }?;
         let flags = control::flags(flags)?;
         // SAFETY: our caller's promise for the pointers in the struct.
-        let data = unsafe { iovecs(msg) }?;
+        let data = unsafe { iovecs(&msg) }?;
         // SAFETY: as above.
         let control = unsafe { bytes(msg.msg_control.cast(), msg.msg_controllen) }?;
         let content_type = control::record_type(control)?;
@@ -163,8 +166,12 @@ pub unsafe extern "C" fn tls_sendfile(
         if offset.is_null() && net::is_stream(in_fd) {
             return Err(Error::Invalid);
         }
-        // SAFETY: our caller promises NULL or an off_t.
-        let start = unsafe { offset.as_ref() }.copied();
+        let start = match offset.is_null() {
+            true => None,
+            // SAFETY: an integer.
+            false => Some(unsafe { read(offset) }?),
+        };
+        is_writable(offset, start.map_or(0, |start| size_of_val(&start)))?;
         let position = start
             .map(u64::try_from)
             .transpose()
@@ -178,8 +185,8 @@ pub unsafe extern "C" fn tls_sendfile(
         };
         let accepted = connection.send_file(source, SendFlags::default())?;
         if let Some(start) = start {
-            // SAFETY: as above, and writable.
-            unsafe { offset.write(start + accepted as libc::off_t) };
+            // SAFETY: writable, as has been seen.
+            unsafe { offset.write_unaligned(start + accepted as libc::off_t) };
         }
         Ok(self::count(accepted))
     })
@@ -306,9 +313,10 @@ pub unsafe extern "C" fn tls_poll(
         if n > FEW_FDS && n > net::most_descriptors() {
             return Err(Error::Invalid);
         }
+        is_writable(fds, n.saturating_mul(size_of::<libc::pollfd>()))?;
         let fds = match n {
             0 => &mut [][..],
-            // SAFETY: our caller promises `n` structs.
+            // SAFETY: `n` structs, by our caller's promise; memory that can be written to.
             _ => unsafe { core::slice::from_raw_parts_mut(fds, n) },
         };
         let timeout = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
@@ -387,54 +395,51 @@ pub extern "C" fn uktls_tx_pending(fd: c_int) -> usize {
     })
 }
 
-/// The slices of a message; on the stack for the usual few.
+/// The spans of a message; on the stack for the usual few.
 ///
 /// # Safety
-/// The entries of `msg` are NULL or readable for their lengths.
-unsafe fn iovecs<'a>(msg: &libc::msghdr) -> Result<Slices<'a>> {
+/// As for [`span`], for each of the entries of `msg`.
+unsafe fn iovecs<'a>(msg: &libc::msghdr) -> Result<Spans<'a>> {
     let n = msg.msg_iovlen;
     if n > IOV_MAX {
         return Err(Error::Os(rustix::io::Errno::MSGSIZE));
     }
-    if n > 0 && msg.msg_iov.is_null() {
-        return Err(Error::BadAddress);
-    }
-    let slice = |i: usize| {
-        // SAFETY: one of the `n` entries of our caller's promise.
-        let iov = unsafe { *msg.msg_iov.wrapping_add(i) };
-        // SAFETY: NULL or readable by our caller's promise.
-        unsafe { bytes(iov.iov_base.cast(), iov.iov_len) }
+    let one = |i: usize| {
+        // SAFETY: a struct of integers and raw pointers.
+        let iov = unsafe { read(msg.msg_iov.wrapping_add(i)) }?;
+        // SAFETY: our caller's promise.
+        unsafe { span(iov.iov_base.cast(), iov.iov_len) }
     };
-    let slices = match n {
+    let spans = match n {
         0..=FEW => {
-            let mut few = [&[][..]; FEW];
+            let mut few = [Span::from(&[][..]); FEW];
             for (i, entry) in few[..n].iter_mut().enumerate() {
-                *entry = slice(i)?;
+                *entry = one(i)?;
             }
-            Slices::Few(few, n)
+            Spans::Few(few, n)
         }
-        _ => Slices::Many((0..n).map(slice).collect::<Result<_>>()?),
+        _ => Spans::Many((0..n).map(one).collect::<Result<_>>()?),
     };
-    let total = slices
+    let total = spans
         .as_slice()
         .iter()
         .try_fold(0usize, |sum, s| sum.checked_add(s.len()));
     total
         .filter(|total| isize::try_from(*total).is_ok())
         .ok_or(Error::Invalid)?;
-    Ok(slices)
+    Ok(spans)
 }
 
-enum Slices<'a> {
-    Few([&'a [u8]; FEW], usize),
-    Many(Vec<&'a [u8]>),
+enum Spans<'a> {
+    Few([Span<'a>; FEW], usize),
+    Many(Vec<Span<'a>>),
 }
 
-impl<'a> Slices<'a> {
-    fn as_slice(&self) -> &[&'a [u8]] {
+impl<'a> Spans<'a> {
+    fn as_slice(&self) -> &[Span<'a>] {
         match self {
-            Slices::Few(few, n) => &few[..*n],
-            Slices::Many(many) => many,
+            Spans::Few(few, n) => &few[..*n],
+            Spans::Many(many) => many,
         }
     }
 }

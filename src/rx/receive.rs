@@ -54,7 +54,8 @@ impl Receiver {
     /// `received` is filled in as far as the call came, whatever it returns.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`], [`Error::Interrupted`]; [`Error::ControlRecord`] (RX-15);
+    /// [`Error::WouldBlock`], [`Error::Interrupted`]; [`Error::BadAddress`], with which nothing is lost
+    /// (RX-27); [`Error::ControlRecord`] (RX-15);
     /// [`Error::KeyExpired`] (RK-8); [`Error::SealFailed`] for a record that is not authentic, and
     /// what its header is refused with (RX-3); the socket's own.
     pub fn receive(
@@ -102,11 +103,12 @@ impl Receiver {
             self.bytes.fetch_add(len as u64, Ordering::Relaxed);
             STATS.rx_bytes.add(len as u64);
         }
-        // What was collected comes first; the error is found again by the next call (RX-21).
-        result.map(|()| len).or_else(|error| match len {
-            0 => Err(error),
+        // What was collected comes first; the error is found again by the next call (RX-21, RX-28).
+        match result {
+            Ok(()) if len == 0 && out.is_bad() => Err(Error::BadAddress),
+            Err(error) if len == 0 => Err(error),
             _ => Ok(len),
-        })
+        }
     }
 
     /// Waits for the calls of other threads, and of other processes, to end (MT-4).

@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 
 use super::copy::PIECE;
+use super::user_memory;
 
 /// The free rest of the program's buffers. Segments may overlap, as the kernel allows; so they are
 /// kept as addresses, and no two references to them exist at the same time.
@@ -12,6 +13,8 @@ pub struct Destination<'a> {
     /// Bytes of the first segment that are full.
     at: usize,
     left: usize,
+    /// Memory was met that cannot be written to.
+    is_bad: bool,
     memory: PhantomData<&'a mut [u8]>,
 }
 
@@ -19,8 +22,8 @@ impl<'a> Destination<'a> {
     /// From (address, length) pairs.
     ///
     /// # Safety
-    /// Every segment is writable for its length, and read or written by nobody else, as long as
-    /// the result lives.
+    /// What of the segments can be written to stays so, and is read or written by nobody else, as long
+    /// as the result lives.
     #[must_use]
     pub unsafe fn new(segments: &'a [(usize, usize)]) -> Destination<'a> {
         Destination {
@@ -29,6 +32,7 @@ impl<'a> Destination<'a> {
             left: segments
                 .iter()
                 .fold(0, |sum: usize, (_, len)| sum.saturating_add(*len)),
+            is_bad: false,
             memory: PhantomData,
         }
     }
@@ -40,30 +44,49 @@ impl<'a> Destination<'a> {
         unsafe { Destination::new(segments) }
     }
 
-    /// Bytes that still fit.
+    /// Bytes that still fit: none behind memory that cannot be written to.
     #[must_use]
     pub fn left(&self) -> usize {
         self.left
     }
 
-    /// Copies as much of `bytes` in as fits; returns how much.
-    pub fn put(&mut self, mut bytes: &[u8]) -> usize {
-        let before = self.left;
-        while let Some((start, room)) = self.head().filter(|_| !bytes.is_empty()) {
-            let (now, later) = bytes.split_at(bytes.len().min(room).min(PIECE));
-            // SAFETY: `start` is writable for `room` bytes by the promise of `new`, and `now` is
-            // memory of ours, which the program's does not overlap.
-            unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), start, now.len()) };
-            self.advance(now.len());
-            bytes = later;
-        }
-        before - self.left
+    /// Whether bytes were to go where nothing can be written (RX-27).
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        self.is_bad
     }
 
-    /// The next `len` bytes, if they lie in one piece; to be counted by [`Destination::advance`].
+    /// Copies as much of `bytes` in as fits; returns how much.
+    pub fn put(&mut self, bytes: &[u8]) -> usize {
+        let mut done = 0;
+        while let Some((start, room)) = self.head().filter(|_| done < bytes.len()) {
+            let wanted = room.min(bytes.len() - done);
+            let good = user_memory::writable(start, wanted);
+            if good == 0 {
+                self.is_bad = true;
+                self.left = 0;
+                break;
+            }
+            for piece in bytes[done..][..good].chunks(PIECE) {
+                let (start, _) = self.head().expect("there is room");
+                // SAFETY: `start` is writable for these bytes, as has just been seen, and stays so by the
+                // promise of `new`; `piece` is memory of ours, which the program's does not overlap.
+                unsafe { core::ptr::copy_nonoverlapping(piece.as_ptr(), start, piece.len()) };
+                self.advance(piece.len());
+            }
+            done += good;
+        }
+        done
+    }
+
+    /// The next `len` bytes, if they lie in one piece and can be written to; to be counted by
+    /// [`Destination::advance`].
     pub fn contiguous(&mut self, len: usize) -> Option<&mut [u8]> {
-        let (start, _) = self.head().filter(|(_, room)| *room >= len)?;
-        // SAFETY: writable for `len` bytes by the promise of `new`; borrowed through `self`.
+        let (start, _) = self
+            .head()
+            .filter(|(start, room)| *room >= len && user_memory::writable(*start, len) == len)?;
+        // SAFETY: writable, as has just been seen, and stays so by the promise of `new`; borrowed
+        // through `self`.
         Some(unsafe { core::slice::from_raw_parts_mut(start, len) })
     }
 
@@ -75,6 +98,9 @@ impl<'a> Destination<'a> {
 
     /// Address and room of the first segment that is not full.
     fn head(&mut self) -> Option<(*mut u8, usize)> {
+        if self.is_bad {
+            return None;
+        }
         while let Some(((start, len), later)) = self.segments.split_first() {
             if self.at < *len {
                 let at = core::ptr::with_exposed_provenance_mut(start + self.at);

@@ -52,7 +52,7 @@ impl OpenRecord {
 
     /// Appends program pages without reading them.
     pub(crate) fn push_pages(&mut self, pages: Pages) {
-        let len = pages.bytes().len();
+        let len = pages.len();
         self.pages.push((self.len, pages));
         self.len += len;
     }
@@ -76,7 +76,7 @@ impl OpenRecord {
 
     /// The memory, the plaintext's whereabouts and its length, for sealing.
     pub(crate) fn into_parts(mut self) -> (Buffer, Plaintext, usize) {
-        let whole = self.pages.len() == 1 && self.pages[0].1.bytes().len() == self.len;
+        let whole = self.pages.len() == 1 && self.pages[0].1.len() == self.len;
         let plaintext = match self.pages.len() {
             0 => Plaintext::InPlace,
             1 if whole => Plaintext::Pages(self.pages.remove(0).1),

@@ -154,7 +154,10 @@ mod tests {
         while !connection.shared.streamers.is_alone(connection.id()) {}
         connection.set_max_payload(3000).unwrap();
         connection.private().unwrap().pace = Pace::of_a_stream();
-        assert_eq!(connection.send(&[&[7; 17_000]], None, flags()), Ok(17_000));
+        assert_eq!(
+            connection.send_bytes(&[&[7; 17_000]], None, flags()),
+            Ok(17_000)
+        );
         assert_eq!(setup.sys.socket().wire.len(), 0, "a stream gathers more");
         assert!(connection.deferral.is_scheduled(), "nobody is to send it");
     }

@@ -38,6 +38,9 @@ impl Connection {
             self.count_accepted(taken);
             return Ok(taken);
         }
+        if !source.is_readable(taken) {
+            return Err(Error::BadAddress);
+        }
         let prefix = sender.sealer.prefix_len();
         let record = sender.open.get_or_insert_with(|| OpenRecord::new(prefix));
         match source {

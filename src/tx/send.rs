@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::sync::MutexGuard;
 use crate::sync::turn::TurnGuard;
+use crate::sys::gather::Span;
 use crate::sys::net::raise_sigpipe;
 use crate::sys::pages::Pages;
 
@@ -56,15 +57,28 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::WouldBlock`] only if the kernel has just refused bytes; [`Error::Interrupted`];
-    /// [`Error::BrokenPipe`] (with `SIGPIPE`, unless told otherwise) and the other sticky errors.
+    /// [`Error::BadAddress`] for a record not all of whose bytes can be read, of which nothing is taken
+    /// (TX-13); [`Error::BrokenPipe`] (with `SIGPIPE`, unless told otherwise) and the other sticky errors.
     pub fn send(
+        self: &Arc<Self>,
+        data: &[Span<'_>],
+        content_type: Option<u8>,
+        flags: SendFlags,
+    ) -> Result<usize> {
+        let total = data.iter().map(Span::len).sum();
+        self.accept(Source::memory(data), total, content_type, flags)
+    }
+
+    /// [`Connection::send`] of memory that can be read for certain.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn send_bytes(
         self: &Arc<Self>,
         data: &[&[u8]],
         content_type: Option<u8>,
         flags: SendFlags,
     ) -> Result<usize> {
-        let total = data.iter().map(|slice| slice.len()).sum();
-        self.accept(Source::slices(data), total, content_type, flags)
+        let data: Vec<Span<'_>> = data.iter().map(|bytes| Span::from(*bytes)).collect();
+        self.send(&data, content_type, flags)
     }
 
     /// Accepts application data without copying it: with an asynchronous engine the pages are read
@@ -73,7 +87,7 @@ impl Connection {
     /// # Errors
     /// As for [`Connection::send`].
     pub fn send_pages(self: &Arc<Self>, pages: Pages, flags: SendFlags) -> Result<usize> {
-        let total = pages.bytes().len();
+        let total = pages.len();
         self.accept(Source::Pages(pages), total, None, flags)
     }
 

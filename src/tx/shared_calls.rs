@@ -23,6 +23,7 @@ use super::{BROKEN, Connection};
 use crate::engine::Buffer;
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
+use crate::sys::gather::Span;
 use crate::sys::members::is_alive;
 use crate::sys::robust::RobustGuard;
 
@@ -80,9 +81,9 @@ impl Connection {
         let mut patience = None;
         loop {
             if !read.is_empty() {
-                let slices = [read];
+                let spans = [Span::from(read)];
                 let mut rest = Rest {
-                    source: &mut Source::slices(&slices),
+                    source: &mut Source::memory(&spans),
                     left: read.len(),
                     accepted: 0,
                     content_type: None,
@@ -307,6 +308,9 @@ impl Locked<'_> {
         let (limit, open) = (self.state().max_payload, self.state().open_len);
         let taken = rest.left.min(limit.saturating_sub(open));
         let complete = open + taken >= limit || (taken == rest.left && !more);
+        if !rest.source.is_readable(taken) {
+            return Err(Error::BadAddress);
+        }
         // Copied, not sealed from the program's memory: who finishes for us if we die has that not.
         self.extend_open(taken, |out| rest.source.copy_out(out));
         if complete {

@@ -96,12 +96,12 @@ pub(super) fn run(
                 let data: Vec<u8> = (0..len).map(|i| fill ^ (i / 7) as u8).collect();
                 let flags = SendFlags { more, ..flags() };
                 let (one, two) = data.split_at(len / 3);
-                let sent = connection.send(&[one, two], None, flags);
+                let sent = connection.send_bytes(&[one, two], None, flags);
                 Some((23, data, sent))
             }
             Step::Control { len } => {
                 let data = vec![fill; len];
-                let sent = connection.send(&[&data], Some(22), flags());
+                let sent = connection.send_bytes(&[&data], Some(22), flags());
                 Some((22, data, sent))
             }
             Step::File { count, more } => {

@@ -68,9 +68,9 @@ fn a_record_is_finished_for_a_dead_process() {
         more: true,
         ..flags()
     };
-    assert_eq!(child.send(&[b"a"], None, more), Ok(1));
+    assert_eq!(child.send_bytes(&[b"a"], None, more), Ok(1));
     dies(&child, |locked| locked.die_sealing());
-    assert_eq!(setup.connection.send(&[b"b"], None, flags()), Ok(1));
+    assert_eq!(setup.connection.send_bytes(&[b"b"], None, flags()), Ok(1));
     let records = setup.finish();
     assert_eq!(records, [(23, b"a".to_vec()), (23, b"b".to_vec())]);
 }
@@ -81,11 +81,11 @@ fn the_sticky_error_is_shared() {
     let (setup, child) = shared_pair();
     setup.sys.socket().dead = Some(Errno::CONNRESET);
     let reset = Err(Error::Os(Errno::CONNRESET));
-    assert_eq!(child.send(&[b"x"], None, flags()), reset);
-    assert_eq!(setup.connection.send(&[b"x"], None, flags()), reset);
+    assert_eq!(child.send_bytes(&[b"x"], None, flags()), reset);
+    assert_eq!(setup.connection.send_bytes(&[b"x"], None, flags()), reset);
     assert_eq!(child.pending(), 0);
     assert_eq!(setup.connection.take_error(), Some(Errno::CONNRESET));
-    let gone = child.send(&[b"x"], None, flags());
+    let gone = child.send_bytes(&[b"x"], None, flags());
     assert_eq!(gone, Err(Error::BrokenPipe));
 }
 
@@ -97,13 +97,13 @@ fn a_closed_descriptor_is_one_processes_own() {
     setup.give_room(1 << 20);
     let rest = child.at_rest().unwrap();
     let late = std::thread::scope(|scope| {
-        let late = scope.spawn(|| child.send(&[b"x"], None, flags()));
+        let late = scope.spawn(|| child.send_bytes(&[b"x"], None, flags()));
         // The call waits, or will: either way it must find the descriptor gone.
         rest.close();
         late.join().unwrap()
     });
     assert_eq!(late, Err(Error::Os(Errno::BADF)));
-    assert_eq!(setup.connection.send(&[b"y"], None, flags()), Ok(1));
+    assert_eq!(setup.connection.send_bytes(&[b"y"], None, flags()), Ok(1));
     assert_eq!(setup.finish(), [(23, b"y".to_vec())]);
 }
 
@@ -111,7 +111,10 @@ fn a_closed_descriptor_is_one_processes_own() {
 #[test]
 fn a_wrong_number_breaks_nothing_for_others() {
     let (setup, child) = shared_pair();
-    assert_eq!(setup.connection.send(&[b"queued"], None, flags()), Ok(6));
+    assert_eq!(
+        setup.connection.send_bytes(&[b"queued"], None, flags()),
+        Ok(6)
+    );
     setup.sys.socket().dead = Some(Errno::BADF);
     assert_eq!(child.pending(), 6);
     child.push();
@@ -130,8 +133,8 @@ fn the_last_close_seals_the_open_record() {
         more: true,
         ..flags()
     };
-    assert_eq!(setup.connection.send(&[b"open "], None, more), Ok(5));
-    assert_eq!(child.send(&[b"record"], None, more), Ok(6));
+    assert_eq!(setup.connection.send_bytes(&[b"open "], None, more), Ok(5));
+    assert_eq!(child.send_bytes(&[b"record"], None, more), Ok(6));
     assert_eq!(setup.connection.close(|| Err(Errno::MFILE)), Ok(true));
     assert!(setup.sys.socket().wire.is_empty());
     assert_eq!(child.pending(), 11);
@@ -144,7 +147,7 @@ fn the_last_close_seals_the_open_record() {
 fn a_shutdown_counts_for_every_process() {
     let (setup, child) = shared_pair();
     assert!(child.shutdown_write().is_ok());
-    let refused = setup.connection.send(&[b"x"], None, flags());
+    let refused = setup.connection.send_bytes(&[b"x"], None, flags());
     assert_eq!(refused, Err(Error::BrokenPipe));
 }
 

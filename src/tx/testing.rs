@@ -349,7 +349,7 @@ pub(super) fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool
             Step::Send { len, pieces, more } => {
                 let data: Vec<u8> = (0..len).map(|i| fill ^ (i / 7) as u8).collect();
                 let slices: Vec<&[u8]> = data.chunks(len.div_ceil(pieces)).collect();
-                let sent = connection.send(&slices, None, SendFlags { more, ..flags });
+                let sent = connection.send_bytes(&slices, None, SendFlags { more, ..flags });
                 Some((23, data, sent))
             }
             Step::Control { kind, len } => {
@@ -357,7 +357,7 @@ pub(super) fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool
                 Some((
                     kind,
                     data.clone(),
-                    connection.send(&[&data], Some(kind), flags),
+                    connection.send_bytes(&[&data], Some(kind), flags),
                 ))
             }
             Step::File { count } => {

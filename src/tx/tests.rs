@@ -61,18 +61,21 @@ fn a_rekey_separates_records() {
     for engine in [Kind::Inline, Kind::Threads] {
         let mut setup = Setup::new(engine, Version::Tls13, Cipher::AesGcm128, true);
         let big = vec![1u8; 40_000];
-        setup.connection.send(&[&big], None, flags()).unwrap();
+        setup.connection.send_bytes(&[&big], None, flags()).unwrap();
         let more = SendFlags {
             more: true,
             ..flags()
         };
-        setup.connection.send(&[b"open"], None, more).unwrap();
+        setup.connection.send_bytes(&[b"open"], None, more).unwrap();
         let new = info(Version::Tls13, Cipher::AesGcm128, 9);
         setup.connection.rekey(|| CryptoInfo::parse(&new)).unwrap();
         let keys = CryptoInfo::parse(&new).unwrap();
         let opener = RecordOpener::new(&keys, Choice::Auto).unwrap();
         setup.openers.push((opener, keys.numbers().peek(), 3));
-        setup.connection.send(&[b" record"], None, flags()).unwrap();
+        setup
+            .connection
+            .send_bytes(&[b" record"], None, flags())
+            .unwrap();
         let wrong = info(Version::Tls13, Cipher::AesGcm256, 9);
         let refused = setup.connection.rekey(|| CryptoInfo::parse(&wrong));
         assert_eq!(refused, Err(Error::Invalid), "RK-1");
@@ -94,7 +97,7 @@ fn a_rekey_repeats_no_nonce() {
     let first = setup.info.clone();
     assert_eq!(again(&first), Ok(()), "none of them is spent");
     setup.give_room(1 << 20);
-    setup.connection.send(&[b"x"], None, flags()).unwrap();
+    setup.connection.send_bytes(&[b"x"], None, flags()).unwrap();
     assert_eq!(again(&first), Err(Error::Invalid));
     let mut later = first.clone();
     *later.last_mut().unwrap() = 1;
@@ -120,12 +123,16 @@ fn a_dead_connection_says_so_every_time() {
     setup.sys.socket().dead = Some(Errno::CONNRESET);
     let reset = Err(Error::Os(Errno::CONNRESET));
     for _ in 0..3 {
-        assert_eq!(setup.connection.send(&[b"x"], None, flags()), reset);
+        assert_eq!(setup.connection.send_bytes(&[b"x"], None, flags()), reset);
     }
-    assert_eq!(setup.connection.send(&[], None, flags()), Ok(0), "TX-11");
+    assert_eq!(
+        setup.connection.send_bytes(&[], None, flags()),
+        Ok(0),
+        "TX-11"
+    );
     assert_eq!(setup.connection.take_error(), Some(Errno::CONNRESET));
     assert_eq!(
-        setup.connection.send(&[b"x"], None, flags()),
+        setup.connection.send_bytes(&[b"x"], None, flags()),
         Err(Error::BrokenPipe),
         "TX-38"
     );
@@ -142,11 +149,11 @@ fn numbers_run_out() {
     setup.openers = vec![(opener, keys.numbers().peek(), 0)];
     setup.connection.rekey(|| Ok(keys)).unwrap();
     setup.give_room(1 << 20);
-    assert_eq!(setup.connection.send(&[b"a"], None, flags()), Ok(1));
-    assert_eq!(setup.connection.send(&[b"b"], None, flags()), Ok(1));
+    assert_eq!(setup.connection.send_bytes(&[b"a"], None, flags()), Ok(1));
+    assert_eq!(setup.connection.send_bytes(&[b"b"], None, flags()), Ok(1));
     for _ in 0..2 {
         assert_eq!(
-            setup.connection.send(&[b"c"], None, flags()),
+            setup.connection.send_bytes(&[b"c"], None, flags()),
             Err(Error::SealFailed)
         );
         assert_eq!(
@@ -171,14 +178,14 @@ fn the_largest_payload_can_be_lowered() {
             more: true,
             ..flags()
         };
-        connection.send(&[b"open"], None, more).unwrap();
+        connection.send_bytes(&[b"open"], None, more).unwrap();
         assert_eq!(connection.set_max_payload(1000), Err(Error::KeysPresent));
-        connection.send(&[b"!"], None, flags()).unwrap();
+        connection.send_bytes(&[b"!"], None, flags()).unwrap();
         connection.set_max_payload(1000).unwrap();
         assert_eq!(connection.info().unwrap().max_payload, 1000);
         let data = vec![1u8; 2500];
-        assert_eq!(connection.send(&[&data], None, flags()), Ok(2500));
-        assert_eq!(connection.send(&[&data], Some(22), flags()), Ok(2500));
+        assert_eq!(connection.send_bytes(&[&data], None, flags()), Ok(2500));
+        assert_eq!(connection.send_bytes(&[&data], Some(22), flags()), Ok(2500));
         let source = FileSource {
             fd: 0,
             offset: Some(0),
@@ -224,7 +231,7 @@ fn a_head_goes_out_with_its_body() {
             setup.give_room(1 << 20);
             let connection = &setup.connection;
             connection.private().unwrap().pace = Pace::after_answers_of(2);
-            assert_eq!(connection.send(&[b"head"], None, flags()), Ok(4));
+            assert_eq!(connection.send_bytes(&[b"head"], None, flags()), Ok(4));
             assert_eq!(setup.sys.socket().wire.len(), 0);
             assert!(connection.waits_briefly());
             let patience = setup.sys.socket().patience;
@@ -267,10 +274,10 @@ fn a_relayed_stream_is_whole() {
         let mut expected = Vec::new();
         for message in 0..100usize {
             let data = vec![message as u8; 60_000 + message * 1001];
-            let mut sent = setup.connection.send(&[&data], None, flags());
+            let mut sent = setup.connection.send_bytes(&[&data], None, flags());
             while sent == Err(Error::WouldBlock) {
                 setup.give_room(1 << 20);
-                sent = setup.connection.send(&[&data], None, flags());
+                sent = setup.connection.send_bytes(&[&data], None, flags());
             }
             // A part of it, where the kernel had no room for more.
             expected.extend_from_slice(&data[..sent.unwrap()]);

@@ -1,0 +1,45 @@
+/* What changes whether memory can be read or written. What is known of it is forgotten: an address that was
+ * good once is asked about again. By system calls: a memory allocator may be who calls, in the middle of
+ * looking up the next function. */
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "interpose.h"
+
+static void *map(void *start, size_t len, int protection, int flags, int fd, off64_t offset)
+{
+    /* mmap(2): the offset of SYS_mmap is in bytes on all 64-bit machines. */
+    void *mapped = (void *)syscall(SYS_mmap, start, len, protection, flags, fd, offset);
+
+    if (mapped != MAP_FAILED && (protection & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
+        uktls_preload_forget(mapped, len);
+    return mapped;
+}
+
+void *mmap(void *start, size_t len, int protection, int flags, int fd, off_t offset)
+{
+    return map(start, len, protection, flags, fd, offset);
+}
+
+void *mmap64(void *start, size_t len, int protection, int flags, int fd, off64_t offset)
+{
+    return map(start, len, protection, flags, fd, offset);
+}
+
+/* Behind the call: before it, another thread could ask in between. */
+int munmap(void *start, size_t len)
+{
+    int result = (int)syscall(SYS_munmap, start, len);
+
+    uktls_preload_forget(start, len);
+    return result;
+}
+
+int mprotect(void *start, size_t len, int protection)
+{
+    int result = (int)syscall(SYS_mprotect, start, len, protection);
+
+    uktls_preload_forget(start, len);
+    return result;
+}

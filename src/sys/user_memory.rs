@@ -1,0 +1,284 @@
+//! Which of the program's memory can be read or written: what the kernel finds out as it copies, and
+//! answers with EFAULT.
+//!
+//! Memory is asked about a page at a time, when it is first seen: a system call, and after that a look
+//! at a table. What the program has taken away since ([`forget`] is not told of all) crashes as it
+//! would in any library.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+/// What is to be done with the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+/// How many of the `len` bytes at `start` can be read: all, or those up to the first page that cannot.
+#[must_use]
+pub fn readable(start: *const u8, len: usize) -> usize {
+    accessible(&READABLE, Access::Read, start.addr(), len)
+}
+
+/// How many of the `len` bytes at `start` can be written: as [`readable`]. Changes nothing there.
+#[must_use]
+pub fn writable(start: *const u8, len: usize) -> usize {
+    accessible(&WRITABLE, Access::Write, start.addr(), len)
+}
+
+/// The program takes `len` bytes at `start` away, or changes what may be done with them.
+pub fn forget(start: *const u8, len: usize) {
+    if !ANY.load(Ordering::Relaxed) {
+        return;
+    }
+    let first = start.addr() / PAGE;
+    let pages = len.div_ceil(PAGE);
+    for table in [&READABLE, &WRITABLE] {
+        // More pages than a table has meet each of its places.
+        for page in first..first.saturating_add(pages.min(PLACES)) {
+            let place = &table[page % PLACES];
+            let seen = place.load(Ordering::Relaxed);
+            if seen != NONE && (seen - 1).wrapping_sub(first) < pages {
+                place.store(NONE, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+type Table = [AtomicUsize; PLACES];
+
+#[inline]
+fn accessible(table: &Table, access: Access, start: usize, len: usize) -> usize {
+    if cfg!(miri) || len == 0 {
+        return len;
+    }
+    // No program has the upper half of the addresses.
+    let Some(last) = start
+        .checked_add(len - 1)
+        .filter(|last| isize::try_from(*last).is_ok())
+    else {
+        return 0;
+    };
+    let (first, last) = (start / PAGE, last / PAGE);
+    for page in first..=last {
+        if !is_seen(table, page) {
+            return match asked(table, access, page, last) {
+                None => len,
+                Some(bad) => (bad * PAGE).saturating_sub(start),
+            };
+        }
+    }
+    len
+}
+
+fn is_seen(table: &Table, page: usize) -> bool {
+    // Relaxed: only a number, which says nothing of other memory.
+    table[page % PLACES].load(Ordering::Relaxed) == page + 1
+}
+
+fn see(table: &Table, page: usize) {
+    table[page % PLACES].store(page + 1, Ordering::Relaxed);
+    if !ANY.load(Ordering::Relaxed) {
+        ANY.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Asks the kernel about pages `first` to `last`; the first bad one.
+#[cold]
+fn asked(table: &Table, access: Access, first: usize, last: usize) -> Option<usize> {
+    let pages = first..=last;
+    if first != 0 && all_are_good(access, first, last) {
+        pages.for_each(|page| see(table, page));
+        return None;
+    }
+    for page in pages {
+        if !is_seen(table, page) {
+            if page == 0 || !is_good(access, page) {
+                return Some(page);
+            }
+            see(table, page);
+        }
+    }
+    None
+}
+
+/// Whether the kernel says so of all at once. If not, there is a bad one, or it cannot say: Linux
+/// before 5.14, devices' memory.
+fn all_are_good(access: Access, first: usize, last: usize) -> bool {
+    let size = rustix::param::page_size();
+    let start = first * PAGE / size * size;
+    let end = ((last + 1) * PAGE).next_multiple_of(size);
+    let advice = match access {
+        Access::Read => libc::MADV_POPULATE_READ,
+        Access::Write => libc::MADV_POPULATE_WRITE,
+    };
+    let start_at = core::ptr::without_provenance_mut(start);
+    // SAFETY: takes the pages into memory as a read or write of the program would, and changes none.
+    unsafe { libc::madvise(start_at, end - start, advice) == 0 }
+}
+
+/// Asks about one page, by system calls that say EFAULT and do nothing.
+fn is_good(access: Access, page: usize) -> bool {
+    let start = page * PAGE;
+    let result = match access {
+        Access::Read => {
+            let nothing = core::ptr::null_mut::<u8>();
+            // SAFETY: the set is read before the first argument, which is none that there is, is
+            // refused. No reference to it is made.
+            unsafe { libc::syscall(libc::SYS_rt_sigprocmask, !0, start, nothing, 8) }
+        }
+        Access::Write => {
+            let (wake, own) = (libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG, &OWN);
+            // Adds 0 to the program's word, and wakes nobody at ours; nor at the program's, where nobody
+            // sleeps: it is a buffer (and a futex may always wake too early).
+            let operation = libc::FUTEX_OP_ADD << 28 | libc::FUTEX_OP_CMP_EQ << 24;
+            // SAFETY: an atomic addition of 0 in the kernel, which fails where nothing can be written.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_futex,
+                    own.as_ptr(),
+                    wake,
+                    0,
+                    0usize,
+                    start,
+                    operation,
+                )
+            }
+        }
+    };
+    result != -1 || errno() != libc::EFAULT
+}
+
+fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+/// Nobody waits at it.
+static OWN: AtomicU32 = AtomicU32::new(0);
+
+/// Pages that could be read, or written, when they were last asked about, each at its place.
+static READABLE: Table = [const { AtomicUsize::new(NONE) }; PLACES];
+static WRITABLE: Table = [const { AtomicUsize::new(NONE) }; PLACES];
+
+/// Whether the tables have anything.
+static ANY: AtomicBool = AtomicBool::new(false);
+
+/// An empty place; a page's number is kept with 1 added.
+const NONE: usize = 0;
+
+/// The smallest page that there is: a larger one is several of these.
+const PAGE: usize = 4096;
+
+/// 16 MiB of buffers.
+const PLACES: usize = 4096;
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::*;
+    use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+    /// Three pages, of which the last has been taken away.
+    struct Area(*mut u8);
+
+    impl Area {
+        fn new() -> Area {
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: new memory, which nobody else has.
+            let start = unsafe {
+                mmap_anonymous(
+                    core::ptr::null_mut(),
+                    3 * PAGE,
+                    protection,
+                    MapFlags::PRIVATE,
+                )
+            };
+            let area = Area(start.unwrap().cast());
+            area.protect(2, MprotectFlags::empty());
+            area
+        }
+
+        fn at(&self, offset: usize) -> *mut u8 {
+            self.0.wrapping_add(offset)
+        }
+
+        fn protect(&self, page: usize, protection: MprotectFlags) {
+            let start = self.at(page * PAGE);
+            // SAFETY: memory of ours, to which there are no references.
+            unsafe { mprotect(start.cast(), PAGE, protection) }.unwrap();
+            forget(start, PAGE);
+        }
+    }
+
+    impl Drop for Area {
+        fn drop(&mut self) {
+            // SAFETY: as in `protect`.
+            unsafe { munmap(self.0.cast(), 3 * PAGE) }.unwrap();
+            forget(self.0, 3 * PAGE);
+        }
+    }
+
+    #[test]
+    fn good_memory_ends_where_a_bad_page_begins() {
+        let area = Area::new();
+        for ask in [readable, writable] {
+            for _ in 0..2 {
+                assert_eq!(ask(area.at(5), 0), 0);
+                assert_eq!(ask(area.at(5), 2 * PAGE - 5), 2 * PAGE - 5);
+                assert_eq!(ask(area.at(5), 2 * PAGE - 4), 2 * PAGE - 5);
+                assert_eq!(ask(area.at(2 * PAGE), 1), 0);
+            }
+        }
+    }
+
+    /// One by one says what all at once does, as on kernels that cannot say it at once.
+    #[test]
+    fn each_page_by_itself() {
+        let area = Area::new();
+        area.protect(1, MprotectFlags::READ);
+        let page = area.0.addr() / PAGE;
+        // SAFETY: the first page is ours.
+        unsafe { area.0.write(7) };
+        let ask = |access| [0, 1, 2].map(|n| is_good(access, page + n));
+        assert_eq!(ask(Access::Read), [true, true, false]);
+        assert_eq!(ask(Access::Write), [true, false, false]);
+        // SAFETY: as above.
+        assert_eq!(unsafe { area.0.read() }, 7, "asking changes nothing");
+    }
+
+    #[test]
+    fn what_is_only_read_cannot_be_written() {
+        let area = Area::new();
+        area.protect(1, MprotectFlags::READ);
+        assert_eq!(readable(area.at(0), 2 * PAGE), 2 * PAGE);
+        assert_eq!(writable(area.at(0), 2 * PAGE), PAGE);
+    }
+
+    #[test]
+    fn what_is_taken_away_is_forgotten() {
+        let area = Area::new();
+        assert_eq!(writable(area.at(PAGE), 9), 9);
+        area.protect(1, MprotectFlags::empty());
+        assert_eq!(
+            (readable(area.at(PAGE), 9), writable(area.at(PAGE), 9)),
+            (0, 0)
+        );
+        forget(core::ptr::null(), usize::MAX);
+        assert!(
+            READABLE
+                .iter()
+                .all(|place| place.load(Ordering::Relaxed) == NONE)
+        );
+    }
+
+    #[test]
+    fn addresses_that_no_program_has() {
+        for start in [0, 16, PAGE - 1, usize::MAX - 8, 1 << 63, (1 << 63) - 4] {
+            let start = core::ptr::without_provenance(start);
+            assert_eq!(
+                (readable(start, 9), writable(start, 9)),
+                (0, 0),
+                "{start:?}"
+            );
+        }
+    }
+}
