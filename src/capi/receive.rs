@@ -95,7 +95,8 @@ pub unsafe extern "C" fn tls_recvmsg(fd: c_int, msg: *mut libc::msghdr, flags: c
         let request = request(flags, control::tells_type(room));
         let result = receiver.receive(&mut out, request, &mut received);
         let mut written = 0;
-        let mut msg_flags = 0;
+        // The one flag of the call that the kernel gives back.
+        let mut msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
         if let Some(content_type) = received.content_type {
             let message = control::record_type_message(content_type, room);
             // RX-18: also in front of an error.

@@ -266,7 +266,11 @@ impl Call<'_> {
         let copied = out.put(record.rest());
         self.received.len += copied;
         let whole = copied == record.rest().len();
-        self.received.end_of_record |= whole && !(self.request.peek && record.is_fresh());
+        // RX-17.
+        self.received.end_of_record |= match self.request.peek {
+            true => !record.is_fresh(),
+            false => whole,
+        };
         match self.request.peek {
             true => self.peeked += usize::from(whole),
             false => record.advance(copied),

@@ -2,6 +2,7 @@
  * Runs every case in a process of its own, so that none sees what another has left.
  * Usage: probe [PREFIX]: only the cases whose names begin so
  *        probe --file FILE: print it (the machine has no other programs)
+ *        probe --walk FIRST COUNT: these walks
  *        probe --send FD: send on it, for the case that starts a program */
 #include "probe.h"
 
@@ -60,6 +61,10 @@ int main(int argc, char **argv)
         return print(argv[2]);
     if (argc == 3 && strcmp(argv[1], "--send") == 0)
         return send(atoi(argv[2]), "exec", 4, 0) != 4;
+    if (argc == 4 && strcmp(argv[1], "--walk") == 0) {
+        walk((unsigned)atoi(argv[2]), (unsigned)atoi(argv[3]));
+        return 0;
+    }
     const char *prefix = argc > 1 ? argv[1] : "";
     bool good = true;
     for (size_t g = 0; g < sizeof groups / sizeof *groups; g++)

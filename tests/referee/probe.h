@@ -136,6 +136,11 @@ size_t seal(struct sealer *s, int type, const void *data, size_t len, unsigned c
 void relay(struct sealer *s, int fd, const char *records);
 void write_all(int fd, const void *data, size_t len);
 
+/* --- walk.c ------------------------------------------------------------------------------------ */
+
+/* Walks by the numbers of their seeds, each in a process of its own. */
+void walk(unsigned first, unsigned count);
+
 /* --- cases ------------------------------------------------------------------------------------ */
 
 struct probe_case {

@@ -5,7 +5,8 @@
 # kernel than the newest 6.12 (or else newest) one for virtual machines; STAGE, where the staged library is: the
 # probe runs over it in the same machine too; REFEREE_TIMEOUT, seconds.
 # Usage: tests/referee/vm/boot.sh
-# Writes WORK/kernel.out, WORK/always.out, WORK/auto.out, WORK/auto.stats, WORK/auto.tls_stat.
+# With WALKS='FIRST COUNT' only these walks, into WORK/walk-kernel.out and WORK/walk-always.out. Else it
+# writes WORK/kernel.out, WORK/always.out, WORK/auto.out, WORK/auto.stats, WORK/auto.tls_stat.
 set -euo pipefail
 : "${WORK:?a directory}" "${STAGE:?the installed library}"
 limit=${REFEREE_TIMEOUT:-500}
@@ -64,7 +65,6 @@ cp "$WORK/init" "$root/init"
 cp "$WORK/probe-static" "$root/probe-static"
 cp "$kernel"/ko/*.ko "$root/ko/"
 cp "$kernel/modules.txt" "$root/modules"
-echo 'kernel.out -- /probe-static' >"$root/run"
 preload=$STAGE/lib/libuktls_preload.so
 [ -f "$preload" ] || fail "no $preload"
 cp "$WORK/probe" "$root/probe"
@@ -75,13 +75,17 @@ ldd "$WORK/probe" "$preload" | grep -oE '/[^ :]+\.so[^ :]*' | sort -u | while re
     cp -L "$library" "$root$library"
 done
 cp "$preload" "$root/preload.so"
-{
+if [ -n "${WALKS:-}" ]; then
+    echo "walk-kernel.out -- /probe-static --walk $WALKS"
+    echo "walk-always.out LD_PRELOAD=/preload.so UKTLS_MODE=always -- /probe --walk $WALKS"
+else
+    echo 'kernel.out -- /probe-static'
     echo 'always.out LD_PRELOAD=/preload.so UKTLS_MODE=always -- /probe'
     echo 'before.tls_stat -- /probe-static --file /proc/net/tls_stat'
     echo 'auto.out LD_PRELOAD=/preload.so UKTLS_MODE=auto UKTLS_STATS_FILE=/tmp/stats -- /probe'
     echo 'auto.stats -- /probe-static --file /tmp/stats'
     echo 'auto.tls_stat -- /probe-static --file /proc/net/tls_stat'
-} >>"$root/run"
+fi >"$root/run"
 (cd "$root" && find . | cpio -o -H newc --quiet) | gzip -1 >"$WORK/initramfs.gz"
 
 # --- the machine ------------------------------------------------------------------------------
