@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use uktls::config::{LogTarget, THREADS_MAX, TX_QUEUE_MIN};
 
 /// Kernel TLS without the kernel, for programs that were never changed.
 #[derive(Debug, Parser)]
@@ -42,17 +43,17 @@ pub struct Run {
     #[arg(long, value_enum)]
     pub aead: Option<Aead>,
     /// Threads of the pool
-    #[arg(long, value_name = "N")]
-    pub threads: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=THREADS_MAX as u64))]
+    pub threads: Option<u64>,
     /// Bytes that a connection may hold accepted and not yet sent
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(TX_QUEUE_MIN as u64..))]
     pub tx_queue: Option<u64>,
     /// Milliseconds for which the end of a process waits for a reader that takes nothing
     #[arg(long, value_name = "MS")]
     pub linger_ms: Option<u64>,
     /// Log messages of this level and above: error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL[:FILE]")]
-    pub log: Option<OsString>,
+    #[arg(long, value_name = "LEVEL[:FILE]", value_parser = log)]
+    pub log: Option<String>,
     /// Each process appends its counters to this file at its end
     #[arg(long, value_name = "FILE", conflicts_with = "stats")]
     pub stats_file: Option<PathBuf>,
@@ -127,6 +128,13 @@ choices! {
 choices! {
     /// `UKTLS_AEAD`, less what the preload library does not have.
     Aead { Auto = "auto", AwsLc = "aws-lc", Ring = "ring", RustCrypto = "rustcrypto" }
+}
+
+fn log(text: &str) -> Result<String, &'static str> {
+    match text.parse::<LogTarget>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(()) => Err("off, error, warn, info, debug or trace, and perhaps a colon and a file"),
+    }
 }
 
 fn engine(text: &str) -> Result<String, &'static str> {

@@ -96,7 +96,7 @@ fn check_program(program: &OsStr) -> Result<bool, Failure> {
     let libraries = elf::libraries(&path);
     let has = |name: &str| libraries.iter().any(|library| library.starts_with(name));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if OWN_BIO.iter().any(|known| name.starts_with(known)) {
+    if has_own_bio(&name) {
         line(
             false,
             "TLS",
@@ -129,5 +129,27 @@ fn check_program(program: &OsStr) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Programs with a BIO of their own, by the beginning of the name.
-const OWN_BIO: &[&str] = &["curl", "node", "postgres", "psql", "haproxy"];
+fn has_own_bio(name: &str) -> bool {
+    // A version may follow: node22, postgres-16.
+    let is = |known: &&str| {
+        let rest = name.strip_prefix(known);
+        rest.is_some_and(|rest| !rest.starts_with(char::is_alphabetic))
+    };
+    OWN_BIO.iter().any(is)
+}
+
+/// Programs with a BIO of their own.
+const OWN_BIO: &[&str] = &["curl", "node", "nodejs", "postgres", "psql", "haproxy"];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn programs_are_known_by_their_whole_name() {
+        for name in ["curl", "node", "nodejs", "node22", "postgres-16", "psql"] {
+            assert!(super::has_own_bio(name), "{name}");
+        }
+        for name in ["nodething", "curlew", "nginx", "haproxyctl", ""] {
+            assert!(!super::has_own_bio(name), "{name}");
+        }
+    }
+}

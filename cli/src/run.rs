@@ -64,7 +64,7 @@ fn settings(options: &args::Run) -> Vec<(&'static str, OsString)> {
         "UKTLS_LINGER_MS",
         options.linger_ms.map(|n| n.to_string().into()),
     );
-    set("UKTLS_LOG", options.log.clone());
+    set("UKTLS_LOG", options.log.as_ref().map(OsString::from));
     // The program may go elsewhere before it writes.
     set(
         "UKTLS_STATS_FILE",

@@ -154,24 +154,30 @@ static void walk_out(unsigned seed, unsigned steps)
     rewind(file);
     lseek(fileno(file), 0, SEEK_SET);
     tx_pair(fd, &keys);
-    nonblocking(fd[0], true);
+    nonblocking(fd[0], below(2));
     no_delay(fd[0]);
+    int copy = dup(fd[0]);
     if (pipe2(pipes, O_NONBLOCK) != 0)
         return;
     for (unsigned step = 0; step < steps; step++) {
         line("WALK", "out %u.%02u", seed, step);
+        int end_of = below(4) ? fd[0] : copy;
         switch (below(16)) {
-        case 0: case 1: case 2: case 3: case 4: send_flags(fd[0]); break;
-        case 5: case 6: send_vector(fd[0]); break;
-        case 7: case 8: send_control(fd[0]); break;
-        case 9: send_odd_control(fd[0]); break;
-        case 10: case 11: send_file(fd[0], fileno(file)); break;
-        case 12: splice_in(fd[0], pipes); break;
-        case 13: case 14: put_option(fd[0], TX, version); break;
-        default: put("ready"); put_ready(fd[0], 0);
+        case 0: case 1: case 2: case 3: case 4: send_flags(end_of); break;
+        case 5: case 6: send_vector(end_of); break;
+        case 7: case 8: send_control(end_of); break;
+        case 9: send_odd_control(end_of); break;
+        case 10: case 11: send_file(end_of, fileno(file)); break;
+        case 12: splice_in(end_of, pipes); break;
+        case 13: case 14: put_option(end_of, TX, version); break;
+        default: put("ready"); put_ready(end_of, 0);
         }
         sleep_ms(1);
         drain(fd[1]);
+        if (step == steps / 2 && below(2)) {
+            close(fd[0]);
+            fd[0] = copy;
+        }
     }
     /* Behind what TCP may hold back; the open record, if there is one, by a call without MORE. */
     line("WALK", "out %u.end", seed);
@@ -192,7 +198,7 @@ static void walk_out(unsigned seed, unsigned steps)
 
 /* --- receiving -------------------------------------------------------------------------------- */
 
-static void come(struct sealer *s, int fd, int version, unsigned char *held, size_t *held_len)
+static void come(struct sealer *s, int fd, int version, int spoil, unsigned char *held, size_t *held_len)
 {
     static const int types[] = {23, 23, 23, 23, 23, 23, 21, 22, 22, 24}, sizes[] = {1, 5, 100, 1000, 5000, 16384};
     static unsigned char record[SEALED_MAX], plain[RECORD_MAX + 1];
@@ -220,6 +226,13 @@ static void come(struct sealer *s, int fd, int version, unsigned char *held, siz
         sealed = seal(s, type, plain, (size_t)len, record);
     }
     put("comes %d:%d+%d", type, len, pad);
+    switch (spoil) {
+    case 1: record[sealed - 1] ^= 1; put("spoilt"); break;
+    case 2: record[1 + below(2)] ^= 2; put("of no version"); break;
+    case 3: record[3] = 0x41; put("too long"); break;
+    case 4: record[3] = 0; record[4] = (unsigned char)below(20); put("too short"); break;
+    default: break;
+    }
     if (below(5) == 0) {
         size_t part = 1 + below((unsigned)sealed - 1);
         put("in part: %zu", part);
@@ -286,35 +299,44 @@ static void walk_in(unsigned seed, unsigned steps)
     int fd[2], pipes[2], version;
     struct keys keys = random_keys(&version);
     struct sealer s;
-    unsigned end = below(4);
+    unsigned end = below(6);
+    bool blocks = below(3) == 0;
     rx_pair(fd, &keys);
     sealer_open(&s, &keys);
-    nonblocking(fd[1], true);
+    nonblocking(fd[1], !blocks);
+    set_timeout(fd[1], SO_RCVTIMEO, 20);
     no_delay(fd[0]);
+    int copy = dup(fd[1]);
     if (pipe2(pipes, O_NONBLOCK) != 0)
         return;
     for (unsigned step = 0; step < steps; step++) {
         line("WALK", "in %u.%02u", seed, step);
-        if (step + 4 == steps && end == 1) {
-            put("the end comes");
-            shutdown(fd[0], SHUT_WR);
+        int end_of = below(4) ? fd[1] : copy;
+        if (step + 6 == steps && end != 0) {
+            switch (end) {
+            case 1: put("the end comes"); shutdown(fd[0], SHUT_WR); break;
+            case 2: put("no more is read"); put_result(shutdown(fd[1], SHUT_RD)); break;
+            case 3: put("a reset comes"); reset(fd[0]); break;
+            default: come(&s, fd[0], version, 1 + (int)below(4), held, &held_len);
+            }
             sleep_ms(5);
             continue;
         }
-        bool may_come = step + 4 < steps || end != 1;
+        bool may_come = step + 6 < steps || end == 0 || end > 3;
         switch (below(14)) {
         case 0: case 1: case 2: case 3: case 4:
             if (may_come)
-                come(&s, fd[0], version, held, &held_len);
+                come(&s, fd[0], version, 0, held, &held_len);
             break;
-        case 5: case 6: case 7: case 8: case 9: take(fd[1]); break;
-        case 10: splice_out(fd[1], pipes); break;
-        case 11: put_option(fd[1], RX, version); break;
-        case 12: put("ready"); put_ready(fd[1], 0); break;
-        default: put_so_error(fd[1]);
+        case 5: case 6: case 7: case 8: case 9: take(end_of); break;
+        case 10: splice_out(end_of, pipes); break;
+        case 11: put_option(end_of, RX, version); break;
+        case 12: put("ready"); put_ready(end_of, 0); break;
+        default: put_so_error(end_of);
         }
     }
     line("WALK", "in %u.end", seed);
+    nonblocking(fd[1], true);
     put_ready(fd[1], 0);
     for (int i = 0; i < 40 && put_receive(fd[1], 70000, 0) > 0; i++)
         ;
@@ -322,23 +344,96 @@ static void walk_in(unsigned seed, unsigned steps)
     line_end();
 }
 
+/* --- keys ------------------------------------------------------------------------------------- */
+
+static void walk_keys(unsigned seed, unsigned steps)
+{
+    static const int versions[] = {TLS12, TLS12, TLS12, TLS13, TLS13, TLS13, 0x0302, 0x0305, 0},
+                     ciphers[] = {AES128_GCM, AES128_GCM, AES128_GCM, AES256_GCM, AES128_CCM, CHACHA20, 0, 50, 59, 0xffff},
+                     wrong[] = {-40, -1, 1, 8, 100}, sizes[] = {0, 1, 3, 4, 5, 40, 56, 64};
+    int fd[2], usual = below(2) ? TLS12 : TLS13, usual_cipher = ciphers[below(6)];
+    tcp_pair(fd);
+    no_delay(fd[1]);
+    if (below(5))
+        attach(fd[0]);
+    for (unsigned step = 0; step < steps; step++) {
+        int direction = below(2) ? TX : RX;
+        line("WALK", "keys %u.%02u", seed, step);
+        switch (below(9)) {
+        case 0:
+            put("attach =");
+            put_result(attach(fd[0]));
+            break;
+        case 1: case 2: case 3: {
+            struct keys keys;
+            unsigned char info[256] = {0};
+            int version = below(3) ? usual : ONE_OF(versions), cipher = below(3) ? usual_cipher : ONE_OF(ciphers);
+            keys = keys_of(version, cipher, below(10), 0);
+            memcpy(info, keys.info, sizeof keys.info);
+            int len = (int)keys.len + (below(3) ? 0 : ONE_OF(wrong));
+            /* New keys are for newer kernels: once there are some of 1.3, none are tried again. */
+            socklen_t four = 4;
+            if (getsockopt(fd[0], SOL_TLS, direction, (unsigned char[4]){0}, &four) == 0 && usual == TLS13)
+                break;
+            put("keys %d %x/%d of %d =", direction, version, cipher, len);
+            put_result(setsockopt(fd[0], SOL_TLS, direction, info, (socklen_t)(len < 0 ? 0 : len)));
+            break;
+        }
+        case 4: case 5: {
+            unsigned char info[64] = {0};
+            socklen_t len = (socklen_t)ONE_OF(sizes);
+            put("getsockopt %d %u =", direction, len);
+            put_result(getsockopt(fd[0], SOL_TLS, direction, info, &len));
+            put("%u", len);
+            put_hash(info, sizeof info);
+            break;
+        }
+        case 6: {
+            int option = 3 + (int)below(2), value = (int)below(3), got = 7;
+            socklen_t len = below(4) ? 4 : (socklen_t)below(9);
+            put("option %d of %d, %u =", option, value, len);
+            put_result(setsockopt(fd[0], SOL_TLS, option, &value, below(4) ? 4 : below(9)));
+            put_result(getsockopt(fd[0], SOL_TLS, option, &got, &len));
+            put("%d %u", got, len);
+            break;
+        }
+        case 7: {
+            char name[32] = "";
+            socklen_t len = (socklen_t)below(20);
+            put("name of %u =", len);
+            put_result(getsockopt(fd[0], IPPROTO_TCP, TCP_ULP, name, &len));
+            put("%u %s", len, name);
+            break;
+        }
+        default:
+            put("send =");
+            put_result(send(fd[0], pattern(0, 50), 50, 0));
+            put_ready(fd[0], 0);
+        }
+    }
+    line("WALK", "keys %u.end", seed);
+    put_wire(fd[1]);
+}
+
 void walk(unsigned first, unsigned count)
 {
     enum { STEPS = 24 };
     for (unsigned seed = first; seed < first + count; seed++)
-        for (int in = 0; in < 2; in++) {
+        for (int kind = 0; kind < 3; kind++) {
             if (!apart())
                 continue;
             catch_signals();
             signal(SIGALRM, SIG_DFL);
             alarm(20);
-            state = (seed + 1) * 0x9e3779b97f4a7c15u + (uint64_t)in;
+            state = (seed + 1) * 0x9e3779b97f4a7c15u + (uint64_t)kind;
             for (int i = 0; i < 8; i++)
                 below(2);
-            if (in)
+            if (kind == 0)
+                walk_out(seed, STEPS);
+            else if (kind == 1)
                 walk_in(seed, STEPS);
             else
-                walk_out(seed, STEPS);
+                walk_keys(seed, STEPS);
             apart_end();
         }
 }
