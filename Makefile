@@ -36,7 +36,7 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-conformance conformance miri asan tsan \
+	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
@@ -51,6 +51,7 @@ help:
 	@echo 'make test       every test; installs what the tests need'
 	@echo 'make test-programs  nginx, PostgreSQL and others over the preload library; installs them'
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
+	@echo 'make test-walks    the same with random calls'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
 	@echo 'make bench-accelerator  throughput over an accelerator, by records in flight'
@@ -305,6 +306,12 @@ test-referee:
 	scripts/install-deps.sh referee
 	@$(MAKE) --no-print-directory stage
 	$(STAGED) tests/referee/run.sh
+
+# Random calls over both. WALKS="FIRST COUNT": the seeds; a hundred take a quarter of an hour.
+test-walks:
+	scripts/install-deps.sh referee
+	@$(MAKE) --no-print-directory stage
+	$(STAGED) tests/referee/walk.sh
 
 lint: deps
 	$(CARGO) fmt --all --check

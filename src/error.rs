@@ -37,6 +37,8 @@ pub enum Error {
     WouldBlock,
     /// A signal arrived before anything was accepted.
     Interrupted,
+    /// A signal handler wants to go on with the stream in the middle of the call that it has interrupted.
+    Deadlock,
     /// A record could not be sealed, the sequence numbers are used up, or a received record is not
     /// authentic.
     SealFailed,
@@ -75,6 +77,7 @@ impl Error {
             Error::CipherMissing => Errno::NOENT,
             Error::WouldBlock => Errno::AGAIN,
             Error::Interrupted => Errno::INTR,
+            Error::Deadlock => Errno::DEADLK,
             // tls_sw.c: tls_err_abort(sk, -EBADMSG) (REC-13, TX-36).
             Error::SealFailed => Errno::BADMSG,
             // tls_sw.c: tls_rx_msg_size, tls_padding_length.

@@ -26,7 +26,8 @@ use crate::tx::{FileSource, SendFlags};
 /// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` cannot be read (whole
 /// records in front of that are accepted); EOPNOTSUPP another
 /// flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
-/// just now; EINTR; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
+/// just now; EINTR; EDEADLK the caller is a signal handler, and the call that it has interrupted
+/// sends on `fd`; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;
 /// ECONNRESET and other network errors; EBADMSG a record could not be sealed, or the sequence
 /// numbers are used up; ENOTRECOVERABLE keys set before a raw clone(2), or an internal fault.
 /// Any thread may call it, and after fork(2) any of the processes; the bytes of one call are

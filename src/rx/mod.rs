@@ -9,7 +9,7 @@
 //!
 //! | lock | guards | held across |
 //! | --- | --- | --- |
-//! | `turn` | the receiving calls as wholes: bytes of one call are contiguous (MT-4, MT-5) | one call, its sleeps included |
+//! | `turn` | the receiving calls as wholes: bytes of one call are contiguous (MT-4, MT-5) | one call, and its sleeps once it has something |
 //! | `state` | keys, numbers, opened records, window, low-water mark | system calls that do not sleep |
 //!
 //! Neither is ever taken together with a lock of the transmit direction.

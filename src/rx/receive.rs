@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::records::{Found, Opened};
-use super::waiting::Patience;
+use super::waiting::{Holds, Patience};
 use super::{Entered, Receiver, Tally};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -69,7 +69,7 @@ impl Receiver {
             return Ok(0);
         }
         let mut patience = Patience::new(self, request.dont_wait);
-        let _turn = self.take_turn(&mut patience)?;
+        let mut turn = Some(self.take_turn(&mut patience)?);
         let target = match request.wait_all {
             true => out.left(),
             false => self.low_water().min(out.left()),
@@ -87,9 +87,13 @@ impl Receiver {
                 Ok(_) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let has_data = call.received.len > 0;
+            let holds = match (call.received.len, call.peeked) {
+                (0, 0) => Holds::Nothing,
+                (0, _) => Holds::Place,
+                _ => Holds::Data,
+            };
             let waited;
-            (entered, waited) = self.wait(entered, found, &mut patience, has_data)?;
+            (entered, waited) = self.wait(&mut turn, entered, found, &mut patience, holds)?;
             match waited {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
@@ -124,6 +128,8 @@ impl Receiver {
             match self.turn.take(left) {
                 Ok(turn) => break turn,
                 Err(Woken::Interrupted) => return Err(Error::Interrupted),
+                // A signal handler, in a call that has received something and waits for more.
+                Err(Woken::Beneath) => return Err(Error::Deadlock),
                 Err(_) => {}
             }
         };

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use super::records::Found;
-use super::waiting::Patience;
+use super::waiting::{Holds, Patience};
 use super::{Entered, Receiver};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -25,7 +25,7 @@ impl Receiver {
             return Ok(0);
         }
         let mut patience = Patience::new(self, dont_wait);
-        let _turn = self.take_turn(&mut patience)?;
+        let mut turn = Some(self.take_turn(&mut patience)?);
         let mut entered = self.enter()?;
         let result = loop {
             let Entered { io, records } = &mut entered;
@@ -60,7 +60,8 @@ impl Receiver {
                 continue;
             }
             let waited;
-            (entered, waited) = self.wait(entered, found, &mut patience, false)?;
+            (entered, waited) =
+                self.wait(&mut turn, entered, found, &mut patience, Holds::Nothing)?;
             match waited {
                 Ok(true) => {}
                 Ok(false) => break Ok(0),

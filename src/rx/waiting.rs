@@ -5,23 +5,28 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::receive::Turn;
 use super::records::Found;
 use super::{Entered, Receiver};
 use crate::error::{Error, Result};
 use crate::sys::receive::Ready;
 
 impl Receiver {
-    /// Waits until `found` may have become more. Returns false at the end of the stream.
+    /// Waits until `found` may have become more. Returns false at the end of the stream. Unless the call
+    /// `holds` something, others may go first meanwhile, a signal handler of its own thread too.
     ///
     /// # Errors
-    /// Those of entering again, which leave nothing to settle; the others come with the state.
+    /// Those of taking the turn and entering again, which leave nothing to settle; the others come with the
+    /// state.
     pub(super) fn wait<'a>(
         &'a self,
+        turn: &mut Option<Turn<'a>>,
         mut entered: Entered<'a>,
         found: Found,
         patience: &mut Patience<'_>,
-        has_data: bool,
+        holds: Holds,
     ) -> Result<(Entered<'a>, Result<bool>)> {
+        let has_data = holds == Holds::Data;
         // RX-23: what is found decides before the socket's error does.
         match found {
             Found::Rekey => return Ok((entered, Err(Error::KeyExpired))),
@@ -64,7 +69,22 @@ impl Receiver {
         // Sets the mark, so that the wait ends when the record is complete, and not before.
         entered.records.tell_kernel(&mut entered.io, true);
         drop(entered);
-        let waited = self.sleep(patience);
+        let waited = match (patience.sleeps(), holds) {
+            (false, _) => self.sleep(patience),
+            (true, Holds::Nothing) => {
+                *turn = None;
+                self.sleep(patience)
+            }
+            (true, _) => self.turn.asleep(|| self.sleep(patience)),
+        };
+        if turn.is_none() {
+            *turn = Some(match waited {
+                Ok(_) => self.take_turn(patience)?,
+                Err(error) => self
+                    .take_turn(&mut Patience::new(self, true))
+                    .map_err(|_| error)?,
+            });
+        }
         let mut entered = self.enter()?;
         // Also after a failure: the mark is kept by what is known, which was let go of for the sleep.
         let found = entered.look();
@@ -126,6 +146,16 @@ impl Receiver {
             }
         }
     }
+}
+
+/// What a call that has to wait has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    Nothing,
+    /// It knows its place among records that are opened.
+    Place,
+    /// There is something to return.
+    Data,
 }
 
 /// Whether and how long a call waits; asks the kernel when it is first needed.

@@ -45,6 +45,9 @@ pub(crate) enum Woken {
     TimedOut,
     /// A signal handler ran.
     Interrupted,
+    /// What is waited for is further down on this thread's own stack: a signal handler has come while it
+    /// slept, and would wait for ever.
+    Beneath,
 }
 
 /// A counter to sleep on: take a ticket, check the condition, wait on the ticket.

@@ -47,7 +47,10 @@ impl Connection {
     /// On failure the old keys stay in force.
     pub fn rekey(self: &Arc<Self>, keys: impl FnOnce() -> Result<TrafficKeys>) -> Result<()> {
         // A rekey waits for a send in progress (CI-10).
-        let _turn = self.turn.take_for_sure();
+        let _turn = self
+            .turn
+            .take_uninterrupted()
+            .map_err(|_| Error::Deadlock)?;
         let result = match (self.private(), self.joint()) {
             (Some(mut sender), _) => {
                 sender.rekey(keys, |keys| sealer(&self.shared, &self.settings, keys))

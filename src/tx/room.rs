@@ -137,7 +137,7 @@ impl Connection {
     /// Runs `sleep` with the state saying so, for calls that do not wait for their turn.
     pub(super) fn asleep(&self, sleep: impl FnOnce() -> Result<()>) -> Result<()> {
         self.set(SLEEPING);
-        let woken = sleep();
+        let woken = self.turn.asleep(sleep);
         self.unset(SLEEPING);
         woken
     }
@@ -184,6 +184,6 @@ pub(super) fn slept(woken: Woken) -> Result<()> {
         Woken::Signalled => Ok(()),
         // SO_SNDTIMEO ran out (TX-30).
         Woken::TimedOut => Err(Error::WouldBlock),
-        Woken::Interrupted => Err(Error::Interrupted),
+        Woken::Interrupted | Woken::Beneath => Err(Error::Interrupted),
     }
 }

@@ -15,8 +15,8 @@ use super::writer::Outcome;
 use super::{BLOCKED, CALLER_POLLS, CLOSING, Connection, HEARD, PAUSED, RELAYED, SLEEPING, Sender};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
-use crate::sync::MutexGuard;
 use crate::sync::turn::TurnGuard;
+use crate::sync::{MutexGuard, Woken};
 use crate::sys::gather::Span;
 use crate::sys::net::raise_sigpipe;
 use crate::sys::pages::Pages;
@@ -178,6 +178,7 @@ impl Connection {
         // MT-3: interruptible.
         match self.turn.take(None) {
             Ok(guard) => Ok(turn(guard)),
+            Err(Woken::Beneath) => Err(Error::Deadlock),
             Err(_) => Err(Error::Interrupted),
         }
     }

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Random calls (walk.c) over the kernel's kTLS, in an emulated machine, and over this library: what
-# came back has to be the same, or to be in walk.py's list of what may differ.
+# came back has to be the same, call by call.
 #
-# Environment: as for run.sh; WALKS, "FIRST COUNT" (seeds), 0 200 by default.
+# Environment: as for run.sh; WALKS, "FIRST COUNT" (seeds), 0 100 by default.
 # Usage: tests/referee/walk.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 : "${PREFIX:?the installed library: make stage, then PREFIX=build/stage}"
-export WORK=$PWD/build/referee LC_ALL=C WALKS=${WALKS:-0 200}
+export WORK=$PWD/build/referee LC_ALL=C WALKS=${WALKS:-0 100} REFEREE_TIMEOUT=${REFEREE_TIMEOUT:-3000}
 here=tests/referee
 mkdir -p "$WORK"
 make --no-print-directory -s -C "$here" BUILD="$WORK" all "$WORK/probe-capi"
