@@ -4,6 +4,7 @@ pub mod abi;
 pub mod accelerator;
 pub mod async_job;
 pub mod copy;
+pub mod errno;
 pub mod fork_guard;
 pub mod gather;
 pub mod kept;

@@ -442,6 +442,5 @@ pub(super) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     if result != -1 {
         return Ok(result);
     }
-    let errno = std::io::Error::last_os_error().raw_os_error();
-    Err(Errno::from_raw_os_error(errno.unwrap_or(libc::EIO)))
+    Err(Errno::from_raw_os_error(super::errno::get()))
 }

@@ -7,6 +7,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
+use super::errno;
+
 /// What is to be done with the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
@@ -83,9 +85,16 @@ fn see(table: &Table, page: usize) {
     }
 }
 
-/// Asks the kernel about pages `first` to `last`; the first bad one.
+/// Asks the kernel about pages `first` to `last`; the first bad one. Leaves errno alone.
 #[cold]
 fn asked(table: &Table, access: Access, first: usize, last: usize) -> Option<usize> {
+    let before = errno::get();
+    let bad = first_bad(table, access, first, last);
+    errno::set(before);
+    bad
+}
+
+fn first_bad(table: &Table, access: Access, first: usize, last: usize) -> Option<usize> {
     let pages = first..=last;
     if first != 0 && all_are_good(access, first, last) {
         pages.for_each(|page| see(table, page));
@@ -146,11 +155,7 @@ fn is_good(access: Access, page: usize) -> bool {
             }
         }
     };
-    result != -1 || errno() != libc::EFAULT
-}
-
-fn errno() -> i32 {
-    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+    result != -1 || errno::get() != libc::EFAULT
 }
 
 /// Nobody waits at it.
@@ -220,6 +225,7 @@ mod tests {
     #[test]
     fn good_memory_ends_where_a_bad_page_begins() {
         let area = Area::new();
+        errno::set(77);
         for ask in [readable, writable] {
             for _ in 0..2 {
                 assert_eq!(ask(area.at(5), 0), 0);
@@ -228,6 +234,7 @@ mod tests {
                 assert_eq!(ask(area.at(2 * PAGE), 1), 0);
             }
         }
+        assert_eq!(errno::get(), 77);
     }
 
     /// One by one says what all at once does, as on kernels that cannot say it at once.
