@@ -11,7 +11,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
@@ -25,7 +26,9 @@ use crate::tx::{Connection, Look, Waker};
 /// The worker of a process. The thread starts with the first connection that needs it.
 pub struct Worker {
     inner: Arc<Inner>,
-    started: OnceLock<bool>,
+    started: Mutex<bool>,
+    /// `started`, for a look without a lock.
+    runs: AtomicBool,
 }
 
 struct Inner {
@@ -85,15 +88,25 @@ impl Worker {
         });
         Ok(Worker {
             inner,
-            started: OnceLock::new(),
+            started: Mutex::new(false),
+            runs: AtomicBool::new(false),
         })
     }
 
+    /// Whether there is a thread. Where none was to be had (a limit of processes), each call tries again:
+    /// it then finds what those before have left to it.
     fn start(&self) -> bool {
-        *self.started.get_or_init(|| {
+        // Relaxed: what the thread is told goes by the inbox and the epoll set.
+        if self.runs.load(Ordering::Relaxed) {
+            return true;
+        }
+        let mut started = lock(&self.started);
+        if !*started {
             let inner = Arc::clone(&self.inner);
-            thread::spawn_quiet("uktls-worker", move || inner.run())
-        })
+            *started = thread::spawn_quiet("uktls-worker", move || inner.run());
+            self.runs.store(*started, Ordering::Relaxed);
+        }
+        *started
     }
 }
 
