@@ -174,8 +174,8 @@ const NONE: usize = 0;
 /// The smallest page that there is: a larger one is several of these.
 const PAGE: usize = 4096;
 
-/// 16 MiB of buffers.
-const PLACES: usize = 4096;
+/// 256 MiB of buffers: those of ten thousand connections. What is never used of the tables is no memory.
+const PLACES: usize = 65536;
 
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests {
