@@ -24,6 +24,17 @@ static void receive_in_handler(int number)
     got[1] = tls_recv(tls[1], taken, 5, 0);
 }
 
+/* Everything comes and is looked at in the middle of the call. */
+static void peek_in_handler(int number)
+{
+    (void)number;
+    if (handled++)
+        return;
+    send_sealed(&sealer, "23:5");
+    shutdown(tls[0], SHUT_WR);
+    got[0] = tls_recv(tls[1], taken, 5, MSG_PEEK);
+}
+
 static void jump(int number)
 {
     (void)number;
@@ -31,12 +42,13 @@ static void jump(int number)
         siglongjmp(out, 1);
 }
 
-/* SIGVTALRM, as the deadline of the tests is SIGALRM; often, as the first may come before the sleep does. */
+/* SIGVTALRM, as the deadline of the tests is SIGALRM; when the call has gone to sleep, and again for as long as the
+ * handler has found that it has not. */
 static void on_timer(void (*handler)(int), int flags, timer_t *timer)
 {
     struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGVTALRM};
-    struct itimerspec often = {{0, 50000000}, {0, 50000000}};
+    struct itimerspec often = {{0, 50000000}, {under_valgrind() ? 2 : 0, 200000000}};
     handled = 0;
     assert_ok(sigaction(SIGVTALRM, &action, NULL));
     assert_ok(timer_create(CLOCK_MONOTONIC, &event, timer));
@@ -76,6 +88,23 @@ static void test_mt3_handler_receives(void **state)
         expect_calls(&sealer, 100, MSG_DONTWAIT, flags ? "EAGAIN" : "23:6 EAGAIN");
         close_tls(tls);
     }
+}
+
+/* RX-25: the end comes behind what the handler has left. */
+static void test_mt3_handler_peeks(void **state)
+{
+    (void)state;
+    struct keys keys = tls13_keys();
+    timer_t timer;
+    char data[100];
+    rx_pair(tls, &keys, &sealer);
+    on_timer(peek_in_handler, SA_RESTART, &timer);
+    assert_returns(tls_recv(tls[1], data, 1, 0), 1);
+    timer_off(timer);
+    assert_int_equal(got[0], 5);
+    sealer.reader = 1;
+    expect_calls(&sealer, 100, 0, "23:4 EOF");
+    close_tls(tls);
 }
 
 /* As programs end a read that takes too long. */
@@ -119,7 +148,7 @@ static void send_in_handler(int number)
 {
     (void)number;
     struct keys keys = tls13_keys();
-    if (handled++)
+    if (uktls_tx_pending(tls[0]) == 0 || handled++)
         return;
     errors[0] = tls_send(tls[0], "no", 2, 0) == -1 ? errno : 0;
     errors[1] = tls_send(tls[0], "no", 2, MSG_DONTWAIT) == -1 ? errno : 0;
@@ -141,7 +170,8 @@ static void test_mt3_handler_sends(void **state)
     timer_off(timer);
     assert_true(n > 0 && n < 8 << 20);
     assert_int_equal(errors[0], EDEADLK);
-    assert_int_equal(errors[1], EAGAIN);
+    /* The former if the call sleeps for room. */
+    assert_true(errors[1] == EAGAIN || errors[1] == EDEADLK);
     assert_int_equal(errors[2], EDEADLK);
     assert_int_equal(errors[3], EAGAIN);
     set_nonblocking(tls[0], true);
@@ -181,6 +211,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mt3_handler_receives),
+        cmocka_unit_test(test_mt3_handler_peeks),
         cmocka_unit_test(test_mt3_handler_jumps_out),
         cmocka_unit_test(test_mt3_handler_sends),
         cmocka_unit_test(test_mt4_handler_in_wait_all),

@@ -138,6 +138,47 @@ static void test_mt4_second_reader(void **state)
     close_tls(p);
 }
 
+/* MT-4, MT-5: two readers sleep, and one gets the record that both waited for: the other one goes on with what is
+ * left of it, and is not told of the end, or of what else came, in front of that. */
+static void test_mt4_two_wait_for_one(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 80; round++) {
+        bool ends = round & 1, forked = round & 2;
+        unsigned char wire[8192];
+        int fd[2];
+        struct sealer s;
+        struct keys keys = tls13_keys();
+        rx_pair(fd, &keys, &s);
+        if (forked) {
+            pid_t child = fork();
+            if (child == 0)
+                _exit(0);
+            assert_int_equal(wait_child(child), 0);
+        }
+        struct reader one = {.fd = fd[1], .len = 1}, other = {.fd = fd[1], .len = 1, .flags = round & 4 ? MSG_PEEK : 0};
+        reader_start(&one);
+        reader_start(&other);
+        pause_ms(3);
+        s.rx = -1;
+        size_t len = seal_layout(&s, wire, ends ? "23:5" : "23:5 23:3000");
+        send_wire(&s, wire, ends ? len : len - 1000);
+        if (ends)
+            assert_ok(shutdown(fd[0], SHUT_WR));
+        assert_int_equal(pthread_join(one.thread, NULL), 0);
+        assert_int_equal(pthread_join(other.thread, NULL), 0);
+        assert_int_equal(one.n, 1);
+        assert_int_equal(other.n, 1);
+        if (!ends)
+            send_wire(&s, wire + len - 1000, 1000);
+        s.rx = fd[1];
+        s.reader = other.flags ? 1 : 2;
+        expect_calls(&s, 4000, ends ? 0 : MSG_WAITALL | MSG_DONTWAIT,
+                     ends ? (other.flags ? "23:4 EOF" : "23:3 EOF") : other.flags ? "23:3004 EAGAIN" : "23:3003 EAGAIN");
+        close_tls(fd);
+    }
+}
+
 enum { READERS = 4, TOTAL = 3000000, PIECE = 4 };
 
 struct share {
@@ -470,6 +511,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mt1_others_go_on),
         cmocka_unit_test(test_mt4_second_reader),
+        cmocka_unit_test(test_mt4_two_wait_for_one),
         cmocka_unit_test(test_mt5_each_byte_once),
         cmocka_unit_test(test_mt10_rest_wakes),
         cmocka_unit_test(test_mt11_close_under_a_reader),

@@ -397,7 +397,8 @@ const char *uktls_version(void);
  * A blocking descriptor waits until a record is complete, SO_RCVTIMEO runs out, or a signal comes.
  *
  * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` cannot be written to, with which
- * nothing is lost; EAGAIN; EINTR; EIO a
+ * nothing is lost; EAGAIN; EINTR; EDEADLK the caller is a signal handler, and the call that it has
+ * interrupted is in the middle of receiving from `fd`; EIO a
  * record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
  * its type reads it; EBADMSG a record is not authentic or too short, EMSGSIZE too long, EINVAL of
  * another version: what follows is never delivered (a call that does not wait is told of a bad

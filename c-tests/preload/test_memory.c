@@ -104,12 +104,47 @@ static void test_tx13_rx27_bad_addresses(void **state)
     munmap(page, PAGE);
 }
 
+/* What a call writes to besides the data: here the kernel finds out afterwards, we before. */
+static void test_read_only_arguments(void **state)
+{
+    (void)state;
+    char *page = new_page();
+    struct peer peer;
+    int fd[2], pair[2];
+    both_pair(fd, &peer);
+    struct iovec iov = {"x", 1};
+    struct mmsghdr *messages = (struct mmsghdr *)(void *)page;
+    messages->msg_hdr = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1};
+    fd_set *set = (fd_set *)(void *)(page + 1024);
+    FD_ZERO(set);
+    FD_SET(fd[0], set);
+    struct timeval none = {0, 0};
+    assert_ok(mprotect(page, PAGE, PROT_READ));
+    assert_fails(sendmmsg(fd[0], messages, 1, 0), EFAULT);
+    assert_fails(recvmmsg(fd[0], messages, 1, MSG_DONTWAIT, NULL), EFAULT);
+    assert_fails(select(fd[0] + 1, set, NULL, NULL, &none), EFAULT);
+    assert_fails(select(fd[0] + 1, NULL, set, NULL, &none), EFAULT);
+    expect_nothing(fd[1]);
+    munmap(page, PAGE);
+    /* A control message that says it is longer than its memory, on a socket without TLS. */
+    assert_ok(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+    page = new_page();
+    char *last = page + PAGE - CMSG_SPACE(sizeof(int));
+    *(struct cmsghdr *)(void *)last = (struct cmsghdr){.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = 1 << 20};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = last, .msg_controllen = CMSG_SPACE(sizeof(int))};
+    assert_fails(sendmsg(pair[0], &msg, 0), EINVAL);
+    munmap(page, PAGE);
+    close_both(pair);
+    close_tls(fd);
+}
+
 /* TX-13, RX-27: what was good is not any more. */
 static void test_tx13_memory_taken_away(void **state)
 {
     (void)state;
-    for (int how = 0; how < 4; how++) {
-        char *page = new_page();
+    for (int how = 0; how < 5; how++) {
+        char *area = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *page = area + PAGE;
+        assert_true(area != MAP_FAILED);
         struct peer peer;
         int fd[2];
         both_pair(fd, &peer);
@@ -124,12 +159,14 @@ static void test_tx13_memory_taken_away(void **state)
             assert_ok(mprotect(page, PAGE, PROT_NONE));
         else if (how == 2)
             assert_ok(mprotect(page, PAGE, PROT_READ));
+        else if (how == 3)
+            assert_ptr_equal(mremap(area, 2 * PAGE, PAGE, 0), area);
         else
             assert_ptr_equal(mmap(page, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), page);
         assert_fails(read(fd[0], page, 5), EFAULT);
         if (how != 2)
             assert_fails(write(fd[0], page, 5), EFAULT);
-        munmap(page, PAGE);
+        munmap(area, 2 * PAGE);
         close_tls(fd);
     }
 }
@@ -138,6 +175,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tx13_rx27_bad_addresses),
+        cmocka_unit_test(test_read_only_arguments),
         cmocka_unit_test(test_tx13_memory_taken_away),
     };
     return RUN_PRELOADED("test_memory", tests);

@@ -1,6 +1,7 @@
 /* What changes whether memory can be read or written. What is known of it is forgotten: an address that was
  * good once is asked about again. By system calls: a memory allocator may be who calls, in the middle of
  * looking up the next function. */
+#include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -12,7 +13,9 @@ static void *map(void *start, size_t len, int protection, int flags, int fd, off
     /* mmap(2): the offset of SYS_mmap is in bytes on all 64-bit machines. */
     void *mapped = (void *)syscall(SYS_mmap, start, len, protection, flags, fd, offset);
 
-    if (mapped != MAP_FAILED && (protection & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
+    /* New memory is as good as what was there; a file may be shorter. */
+    if (mapped != MAP_FAILED &&
+        (!(flags & MAP_ANONYMOUS) || (protection & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE)))
         uktls_preload_forget(mapped, len);
     return mapped;
 }
@@ -34,6 +37,19 @@ int munmap(void *start, size_t len)
 
     uktls_preload_forget(start, len);
     return result;
+}
+
+void *mremap(void *start, size_t len, size_t new_len, int flags, ...)
+{
+    va_list arguments;
+    void *target, *moved;
+
+    va_start(arguments, flags);
+    target = va_arg(arguments, void *);
+    va_end(arguments);
+    moved = (void *)syscall(SYS_mremap, start, len, new_len, flags, target);
+    uktls_preload_forget(start, len);
+    return moved;
 }
 
 int mprotect(void *start, size_t len, int protection)

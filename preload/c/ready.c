@@ -72,11 +72,21 @@ static int put(fd_set *set, int fd, bool is_ready)
     return is_ready;
 }
 
-static bool may_look(const fd_set *set, int n)
+static size_t set_len(int n)
 {
     const size_t bits = 8 * sizeof(long);
 
-    return set == NULL || uktls_preload_may_look(set, ((size_t)n + bits - 1) / bits * sizeof(long));
+    return ((size_t)n + bits - 1) / bits * sizeof(long);
+}
+
+static bool may_look(const fd_set *set, int n)
+{
+    return set == NULL || uktls_preload_may_look(set, set_len(n));
+}
+
+static bool is_writable(const fd_set *set, int n)
+{
+    return set == NULL || uktls_preload_is_writable(set, set_len(n));
 }
 
 static bool sets_have_tls(int n, const fd_set *in, const fd_set *out, const fd_set *other)
@@ -104,13 +114,18 @@ static int select_by_poll(int n, fd_set *in, fd_set *out, fd_set *other, const s
 
     if (fds == NULL)
         return -1;
+    if (!is_writable(in, n) || !is_writable(out, n) || !is_writable(other, n)) {
+        errno = EFAULT;
+        n = ready = -1;
+    }
     for (int fd = 0; fd < n; fd++) {
         short events = (short)((is_in(in, fd) ? POLLIN : 0) | (is_in(out, fd) ? POLLOUT : 0) |
                                (is_in(other, fd) ? POLLPRI : 0));
         if (events)
             fds[count++] = (struct pollfd){.fd = fd, .events = events};
     }
-    ready = uktls_preload_poll(fds, count, timeout, mask);
+    if (n >= 0)
+        ready = uktls_preload_poll(fds, count, timeout, mask);
     for (nfds_t i = 0; i < count && ready >= 0; i++)
         if (fds[i].revents & POLLNVAL) {
             errno = EBADF;

@@ -110,7 +110,13 @@ static int receive_messages(int fd, struct mmsghdr *messages, unsigned n, int fl
         }
     }
     while (got < n) {
-        ssize_t len = uktls_preload_recvmsg(fd, &messages[got].msg_hdr, flags & ~MSG_WAITFORONE);
+        ssize_t len;
+
+        if (!uktls_preload_is_writable(&messages[got], sizeof(*messages))) {
+            errno = EFAULT;
+            return got ? (int)got : -1;
+        }
+        len = uktls_preload_recvmsg(fd, &messages[got].msg_hdr, flags & ~MSG_WAITFORONE);
 
         if (len < 0)
             return got ? (int)got : -1;

@@ -43,6 +43,9 @@ static bool passes_tls(const struct msghdr *msg)
                !uktls_preload_may_look(msg->msg_control, msg->msg_controllen)))
         return false;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
+        if (c->cmsg_len > (size_t)((char *)msg->msg_control + msg->msg_controllen - (char *)c))
+            /* The kernel refuses it. */
+            return false;
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
             continue;
         for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
@@ -73,7 +76,13 @@ static int send_messages(int fd, struct mmsghdr *messages, unsigned n, int flags
     unsigned sent = 0;
 
     while (sent < n) {
-        ssize_t len = uktls_preload_sendmsg(fd, &messages[sent].msg_hdr, flags);
+        ssize_t len;
+
+        if (!uktls_preload_is_writable(&messages[sent], sizeof(*messages))) {
+            errno = EFAULT;
+            return sent ? (int)sent : -1;
+        }
+        len = uktls_preload_sendmsg(fd, &messages[sent].msg_hdr, flags);
 
         if (len < 0)
             return sent ? (int)sent : -1;

@@ -35,7 +35,7 @@ pub(crate) mod testing;
 mod tests;
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
@@ -58,6 +58,8 @@ pub struct Receiver {
     sys: &'static dyn Receive,
     fd: AtomicI32,
     turn: TurnLock,
+    /// How often it was taken.
+    turns: AtomicU32,
     state: Mutex<Records>,
     /// The error that the next call on the socket reports, whichever direction it is for.
     pending: Arc<PendingError>,
@@ -166,6 +168,7 @@ impl Receiver {
             sys,
             fd: AtomicI32::new(fd),
             turn: TurnLock::default(),
+            turns: AtomicU32::new(0),
             state: Mutex::new(records),
             pending,
             low_water: AtomicUsize::new(low_water.max(1)),

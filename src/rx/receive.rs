@@ -137,6 +137,9 @@ impl Receiver {
             None => None,
             Some(joint) => Some(joint.take_turn(patience)?),
         };
+        // Relaxed, and a plain store: the holder of `turn` writes, and reads it.
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
         Ok(Turn {
             _joint: joint,
             _own: own,

@@ -1,6 +1,7 @@
 //! How a receiving call waits: for whom, for how long, and what ends it.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -69,15 +70,17 @@ impl Receiver {
         // Sets the mark, so that the wait ends when the record is complete, and not before.
         entered.records.tell_kernel(&mut entered.io, true);
         drop(entered);
-        let waited = match (patience.sleeps(), holds) {
-            (false, _) => self.sleep(patience),
-            (true, Holds::Nothing) => {
-                *turn = None;
-                self.sleep(patience)
-            }
-            (true, _) => self.turn.asleep(|| self.sleep(patience)),
-        };
-        if turn.is_none() {
+        let before = self.turns.load(Ordering::Relaxed);
+        if holds == Holds::Nothing && patience.sleeps() {
+            *turn = None;
+        }
+        let mut waited = self.sleep(patience);
+        let error = waited.as_ref().ok().and_then(|ready| ready.error);
+        if let Some(errno) = error {
+            self.pending.set(errno);
+        }
+        let gave_way = turn.is_none();
+        if gave_way {
             *turn = Some(match waited {
                 Ok(_) => self.take_turn(patience)?,
                 Err(error) => self
@@ -86,6 +89,16 @@ impl Receiver {
             });
         }
         let mut entered = self.enter()?;
+        if gave_way && waited.is_ok() && self.others_went_first(before) {
+            if entered.records.has_opened() {
+                // There is something to return, whatever has come behind it.
+                return Ok((entered, Ok(true)));
+            }
+            waited = self.ready_now().map_err(Error::from);
+            if let Ok(ready) = &mut waited {
+                ready.error = ready.error.or(error);
+            }
+        }
         // Also after a failure: the mark is kept by what is known, which was let go of for the sleep.
         let found = entered.look();
         let ready = match waited {
@@ -118,6 +131,13 @@ impl Receiver {
 
     pub(super) fn ready_now(&self) -> core::result::Result<Ready, Errno> {
         self.sys.wait(self.fd(), Some(Duration::ZERO))
+    }
+
+    /// Whether what was seen before this turn may be what others have taken since.
+    fn others_went_first(&self, before: u32) -> bool {
+        let since = self.turns.load(Ordering::Relaxed).wrapping_sub(before);
+        // Turns of other processes are not counted here.
+        since != 1 || self.joint.get().is_some()
     }
 
     fn sleep(&self, patience: &mut Patience<'_>) -> Result<Ready> {

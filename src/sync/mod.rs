@@ -45,8 +45,8 @@ pub(crate) enum Woken {
     TimedOut,
     /// A signal handler ran.
     Interrupted,
-    /// What is waited for is further down on this thread's own stack: a signal handler has come while it
-    /// slept, and would wait for ever.
+    /// What is waited for is further down on this thread's own stack: it is a signal handler, and would
+    /// wait for ever.
     Beneath,
 }
 

@@ -1,27 +1,26 @@
 //! Whose call it is: one at a time, and the others wait as calls on a socket do.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::thread::futex;
 
 use super::{Woken, timespec};
+use crate::sys::thread;
 
-/// A lock that is waited for as a send or a receive waits: for so long, and until a signal (MT-3, MT-4).
-/// Otherwise as std's `Mutex`: it wakes one, and makes no system call if nobody waits.
+/// A lock that is waited for as a send or a receive waits: for so long, and until a signal (MT-3, MT-4); and not at
+/// all by a signal handler that has come in the middle of its thread's own turn. Otherwise as std's `Mutex`: it wakes
+/// one, and makes no system call if nobody waits.
+///
+/// The word is 0, or twice the number of the thread whose turn it is, and 1 if somebody may be asleep: one word, so that
+/// there is no moment in which a handler could not tell.
 #[derive(Debug, Default)]
-pub(crate) struct TurnLock {
-    word: AtomicU32,
-    /// The thread whose turn it is and which sleeps in it; or 0.
-    sleeper: AtomicI32,
-}
+pub(crate) struct TurnLock(AtomicU32);
 
 const FREE: u32 = 0;
-const TAKEN: u32 = 1;
-/// Somebody may be asleep.
-const AWAITED: u32 = 2;
+const AWAITED: u32 = 1;
 
 /// It is the caller's turn, until this is dropped.
 #[must_use]
@@ -31,39 +30,56 @@ pub(crate) struct TurnGuard<'a>(&'a TurnLock);
 impl TurnLock {
     /// Takes the turn if nobody has it.
     pub(crate) fn try_take(&self) -> Option<TurnGuard<'_>> {
+        self.take_as(mine())
+    }
+
+    fn take_as(&self, word: u32) -> Option<TurnGuard<'_>> {
         // Acquire: pairs with the Release in `drop`; the one before is done.
-        self.word
-            .compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed)
+        self.0
+            .compare_exchange(FREE, word, Ordering::Acquire, Ordering::Relaxed)
             .ok()
             .map(|_| TurnGuard(self))
     }
 
     /// Sleeps until the turn is taken, the time is up, or a handler has run: says which. The kernel's
-    /// rules for handlers hold: see [`super::Event`]. Refused to a handler that has come in the middle of
-    /// the turn, as far as that sleeps.
+    /// rules for handlers hold: see [`super::Event`].
     pub(crate) fn take(&self, timeout: Option<Duration>) -> Result<TurnGuard<'_>, Woken> {
+        let mine = mine();
         // Most calls are over sooner than a sleep begins.
         for _ in 0..SPINS {
-            if let Some(turn) = self.try_take() {
+            if let Some(turn) = self.take_as(mine) {
                 return Ok(turn);
             }
             core::hint::spin_loop();
         }
-        // Relaxed: of this thread's own value.
-        let sleeper = self.sleeper.load(Ordering::Relaxed);
-        if sleeper != 0 && sleeper == this_thread() {
-            return Err(Woken::Beneath);
-        }
         let timeout = timeout.map(timespec);
-        // Acquire: as in `try_take`. Taken like this it stays awaited: others may be asleep.
-        while self.word.swap(AWAITED, Ordering::Acquire) != FREE {
-            match futex::wait(&self.word, futex::Flags::PRIVATE, AWAITED, timeout.as_ref()) {
-                Err(Errno::INTR) => return Err(Woken::Interrupted),
-                Err(Errno::TIMEDOUT) => return Err(Woken::TimedOut),
-                _ => {}
+        loop {
+            // Relaxed: whose it is says nothing of other memory.
+            let word = self.0.load(Ordering::Relaxed);
+            if word & !AWAITED == mine {
+                return Err(Woken::Beneath);
+            }
+            let awaited = word | AWAITED;
+            if word == FREE {
+                // Taken like this it stays awaited: others may be asleep.
+                if let Some(turn) = self.take_as(mine | AWAITED) {
+                    return Ok(turn);
+                }
+            } else if word == awaited || self.exchange(word, awaited) {
+                match futex::wait(&self.0, futex::Flags::PRIVATE, awaited, timeout.as_ref()) {
+                    Err(Errno::INTR) => return Err(Woken::Interrupted),
+                    Err(Errno::TIMEDOUT) => return Err(Woken::TimedOut),
+                    _ => {}
+                }
             }
         }
-        Ok(TurnGuard(self))
+    }
+
+    fn exchange(&self, from: u32, to: u32) -> bool {
+        // Relaxed: it stays somebody else's.
+        self.0
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// As [`TurnLock::take`], for as long as it takes, whatever handlers run.
@@ -75,29 +91,21 @@ impl TurnLock {
             }
         }
     }
-
-    /// Sleeps in the middle of the turn, which is the caller's.
-    pub(crate) fn asleep<T>(&self, sleep: impl FnOnce() -> T) -> T {
-        self.sleeper.store(this_thread(), Ordering::Relaxed);
-        let woken = sleep();
-        self.sleeper.store(0, Ordering::Relaxed);
-        woken
-    }
 }
 
 impl Drop for TurnGuard<'_> {
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in `try_take`.
-        let word = &self.0.word;
-        if word.swap(FREE, Ordering::Release) == AWAITED {
+        // Release: pairs with the Acquire in `take_as`.
+        if self.0.0.swap(FREE, Ordering::Release) & AWAITED != 0 {
             // The only failure is EFAULT, and the word is mapped as long as we are.
-            let _ = futex::wake(word, futex::Flags::PRIVATE, 1);
+            let _ = futex::wake(&self.0.0, futex::Flags::PRIVATE, 1);
         }
     }
 }
 
-fn this_thread() -> i32 {
-    rustix::thread::gettid().as_raw_nonzero().get()
+/// The word of this thread's turn.
+fn mine() -> u32 {
+    thread::number() << 1
 }
 
 const SPINS: u32 = 100;
@@ -128,19 +136,13 @@ mod tests {
     fn nobody_waits_for_himself() {
         let turn = TurnLock::default();
         let mine = turn.try_take();
-        let inside = turn.asleep(|| turn.take_uninterrupted().err());
-        assert_eq!(inside, Some(Woken::Beneath));
+        assert_eq!(turn.take_uninterrupted().err(), Some(Woken::Beneath));
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| turn.take(Some(Duration::from_millis(1))).err());
+            assert_eq!(other.join().unwrap(), Some(Woken::TimedOut));
+        });
+        assert_eq!(turn.take_uninterrupted().err(), Some(Woken::Beneath));
         drop(mine);
         assert!(turn.take(None).is_ok());
-    }
-
-    #[test]
-    fn a_wait_ends_with_its_time() {
-        let turn = TurnLock::default();
-        let mine = turn.try_take();
-        let soon = Some(Duration::from_millis(1));
-        assert_eq!(turn.take(soon).err(), Some(Woken::TimedOut));
-        drop(mine);
-        assert!(turn.take(soon).is_ok());
     }
 }

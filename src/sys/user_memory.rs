@@ -33,12 +33,20 @@ pub fn forget(start: *const u8, len: usize) {
     if !ANY.load(Ordering::Relaxed) {
         return;
     }
+    let size = rustix::param::page_size();
     let first = start.addr() / PAGE;
-    let pages = len.div_ceil(PAGE);
+    let pages = len.checked_next_multiple_of(size).unwrap_or(len) / PAGE;
     for table in [&READABLE, &WRITABLE] {
-        // More pages than a table has meet each of its places.
-        for page in first..first.saturating_add(pages.min(PLACES)) {
-            let place = &table[page % PLACES];
+        if pages < PLACES {
+            for page in first..first + pages {
+                let place = place(table, page);
+                if place.load(Ordering::Relaxed) == page + 1 {
+                    place.store(NONE, Ordering::Relaxed);
+                }
+            }
+            continue;
+        }
+        for place in table {
             let seen = place.load(Ordering::Relaxed);
             if seen != NONE && (seen - 1).wrapping_sub(first) < pages {
                 place.store(NONE, Ordering::Relaxed);
@@ -48,6 +56,13 @@ pub fn forget(start: *const u8, len: usize) {
 }
 
 type Table = [AtomicUsize; PLACES];
+
+/// Neighbours have places beside each other; what lies far apart does not meet because the distance is a
+/// round number, as it is between the heaps that the C library gives to threads.
+fn place(table: &Table, page: usize) -> &AtomicUsize {
+    let region = (page / 512).wrapping_mul(SPREAD) >> (usize::BITS / 2);
+    &table[page.wrapping_add(region) % PLACES]
+}
 
 #[inline]
 fn accessible(table: &Table, access: Access, start: usize, len: usize) -> usize {
@@ -75,11 +90,11 @@ fn accessible(table: &Table, access: Access, start: usize, len: usize) -> usize 
 
 fn is_seen(table: &Table, page: usize) -> bool {
     // Relaxed: only a number, which says nothing of other memory.
-    table[page % PLACES].load(Ordering::Relaxed) == page + 1
+    place(table, page).load(Ordering::Relaxed) == page + 1
 }
 
 fn see(table: &Table, page: usize) {
-    table[page % PLACES].store(page + 1, Ordering::Relaxed);
+    place(table, page).store(page + 1, Ordering::Relaxed);
     if !ANY.load(Ordering::Relaxed) {
         ANY.store(true, Ordering::Relaxed);
     }
@@ -177,6 +192,9 @@ const PAGE: usize = 4096;
 /// 256 MiB of buffers: those of ten thousand connections. What is never used of the tables is no memory.
 const PLACES: usize = 65536;
 
+/// 2^64 divided by the golden ratio.
+const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
+
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests {
     use super::*;
@@ -235,6 +253,25 @@ mod tests {
             }
         }
         assert_eq!(errno::get(), 77);
+    }
+
+    /// The C library gives threads heaps that begin 64 MiB apart.
+    #[test]
+    fn heaps_of_threads_keep_their_places() {
+        let heaps = (1..=64).map(|heap| 0x7f00_0000_0000 / PAGE + heap * (64 << 20) / PAGE);
+        let pages: Vec<usize> = heaps.flat_map(|first| first..first + 16).collect();
+        let mut places: Vec<_> = pages
+            .iter()
+            .map(|page| core::ptr::from_ref(place(&READABLE, *page)))
+            .collect();
+        places.sort();
+        places.dedup();
+        assert!(
+            places.len() > pages.len() * 9 / 10,
+            "{} of {}",
+            places.len(),
+            pages.len()
+        );
     }
 
     /// One by one says what all at once does, as on kernels that cannot say it at once.

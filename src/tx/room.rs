@@ -137,7 +137,7 @@ impl Connection {
     /// Runs `sleep` with the state saying so, for calls that do not wait for their turn.
     pub(super) fn asleep(&self, sleep: impl FnOnce() -> Result<()>) -> Result<()> {
         self.set(SLEEPING);
-        let woken = self.turn.asleep(sleep);
+        let woken = sleep();
         self.unset(SLEEPING);
         woken
     }

@@ -154,6 +154,7 @@ impl Connection {
             left,
             accepted,
             content_type,
+            is_bad: false,
         };
         self.send_shared(joint, rest, flags)
     }

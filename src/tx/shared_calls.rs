@@ -36,6 +36,14 @@ pub(super) struct Rest<'s, 'd> {
     pub accepted: usize,
     /// The record type that the call sets, if it does.
     pub content_type: Option<u8>,
+    /// Memory was met that cannot be read: what is accepted is all (TX-13).
+    pub is_bad: bool,
+}
+
+impl Rest<'_, '_> {
+    fn stopped(&self) -> Option<Error> {
+        self.is_bad.then_some(Error::BadAddress)
+    }
 }
 
 /// What a step of a call came to.
@@ -87,6 +95,7 @@ impl Connection {
                     left: read.len(),
                     accepted: 0,
                     content_type: None,
+                    is_bad: false,
                 };
                 (stopped, failed) = self.run_shared(joint, &mut rest, flags, true);
                 accepted += rest.accepted;
@@ -149,11 +158,12 @@ impl Connection {
                 .lock_joint(joint)
                 .and_then(|mut locked| locked.step(rest, more));
             match step {
-                Ok(Step::Done(failed)) => return (None, failed),
+                Ok(Step::Done(failed)) => return (rest.stopped(), failed),
                 Ok(Step::Refused) if rest.left == 0 => {
                     // A call that may sleep leaves nothing behind: a process that dies after it, or
                     // ends by `_exit`, has nobody else who knows of the bytes.
-                    return (None, self.linger_in_call(joint, flags, &mut patience));
+                    let dead = self.linger_in_call(joint, flags, &mut patience);
+                    return (rest.stopped(), dead);
                 }
                 Ok(Step::Refused) => {}
                 Err(error) => return (Some(error), None),
@@ -309,7 +319,8 @@ impl Locked<'_> {
         let taken = rest.left.min(limit.saturating_sub(open));
         let complete = open + taken >= limit || (taken == rest.left && !more);
         if !rest.source.is_readable(taken) {
-            return Err(Error::BadAddress);
+            (rest.is_bad, rest.left) = (true, 0);
+            return Ok(());
         }
         // Copied, not sealed from the program's memory: who finishes for us if we die has that not.
         self.extend_open(taken, |out| rest.source.copy_out(out));

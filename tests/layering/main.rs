@@ -41,7 +41,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("aead", &["record", "sys::copy", "sys::secret"]),
     ("record", &[]),
     ("sys", &[]),
-    ("sync", &[]),
+    // Whose turn it is, is told by the number of the thread.
+    ("sync", &["sys::thread"]),
     ("error", &[]),
     // Names what can be chosen: an engine, an AEAD.
     ("config", &["engine", "aead"]),

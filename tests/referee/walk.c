@@ -3,6 +3,7 @@
  * lists of differences have: what may differ once makes all that follows differ. */
 #include "probe.h"
 
+#include <sys/epoll.h>
 #include <sys/sendfile.h>
 
 static uint64_t state;
@@ -198,7 +199,7 @@ static void walk_out(unsigned seed, unsigned steps)
 
 /* --- receiving -------------------------------------------------------------------------------- */
 
-static void come(struct sealer *s, int fd, int version, int spoil, unsigned char *held, size_t *held_len)
+static void come(struct sealer *s, int fd, int version, int spoil, bool in_parts, unsigned char *held, size_t *held_len)
 {
     static const int types[] = {23, 23, 23, 23, 23, 23, 21, 22, 22, 24}, sizes[] = {1, 5, 100, 1000, 5000, 16384};
     static unsigned char record[SEALED_MAX], plain[RECORD_MAX + 1];
@@ -233,7 +234,7 @@ static void come(struct sealer *s, int fd, int version, int spoil, unsigned char
     case 4: record[3] = 0; record[4] = (unsigned char)below(20); put("too short"); break;
     default: break;
     }
-    if (below(5) == 0) {
+    if (in_parts && below(5) == 0) {
         size_t part = 1 + below((unsigned)sealed - 1);
         put("in part: %zu", part);
         memcpy(held, record + part, sealed - part);
@@ -292,6 +293,16 @@ static void splice_out(int fd, int pipes[2])
         put_hash(bytes, (size_t)n);
 }
 
+static void put_events(int instance)
+{
+    struct epoll_event event = {0};
+    put("epoll =");
+    int n = epoll_wait(instance, &event, 1, 0);
+    put_result(n);
+    if (n > 0)
+        put("%x", event.events);
+}
+
 static void walk_in(unsigned seed, unsigned steps)
 {
     static unsigned char held[SEALED_MAX];
@@ -300,13 +311,16 @@ static void walk_in(unsigned seed, unsigned steps)
     struct keys keys = random_keys(&version);
     struct sealer s;
     unsigned end = below(6);
-    bool blocks = below(3) == 0;
+    /* epoll may tell of a record's first bytes (RX-48). */
+    bool blocks = below(3) == 0, in_parts = below(2);
+    struct epoll_event wanted = {.events = EPOLLIN | EPOLLRDHUP | (below(2) ? EPOLLET : 0)};
     rx_pair(fd, &keys);
     sealer_open(&s, &keys);
     nonblocking(fd[1], !blocks);
     set_timeout(fd[1], SO_RCVTIMEO, 20);
     no_delay(fd[0]);
-    int copy = dup(fd[1]);
+    int copy = dup(fd[1]), instance = epoll_create1(0);
+    epoll_ctl(instance, EPOLL_CTL_ADD, fd[1], &wanted);
     if (pipe2(pipes, O_NONBLOCK) != 0)
         return;
     for (unsigned step = 0; step < steps; step++) {
@@ -320,16 +334,20 @@ static void walk_in(unsigned seed, unsigned steps)
             default:
                 /* RX-4: behind a bad header the kernel lets a call that waits wait. */
                 nonblocking(fd[1], true);
-                come(&s, fd[0], version, 1 + (int)below(4), held, &held_len);
+                come(&s, fd[0], version, 1 + (int)below(4), in_parts, held, &held_len);
             }
             sleep_ms(5);
             continue;
         }
         bool may_come = step + 6 < steps || end == 0 || end > 3;
-        switch (below(14)) {
+        switch (below(17)) {
+        case 14: case 15: case 16:
+            if (!in_parts)
+                put_events(instance);
+            break;
         case 0: case 1: case 2: case 3: case 4:
             if (may_come)
-                come(&s, fd[0], version, 0, held, &held_len);
+                come(&s, fd[0], version, 0, in_parts, held, &held_len);
             break;
         case 5: case 6: case 7: case 8: case 9: take(end_of); break;
         case 10: splice_out(end_of, pipes); break;
