@@ -19,7 +19,7 @@ pub extern "C" fn uktls_preload_is_writable(start: *const c_void, len: usize) ->
     user_memory::writable(start.cast(), len) == len
 }
 
-/// `munmap(2)`, `mprotect(2)` or `mmap(2)` is about to change what can be done there.
+/// `munmap(2)`, `mprotect(2)`, `mremap(2)` or `mmap(2)` has changed what can be done there.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_forget(start: *const c_void, len: usize) {
     if process::is_remembered() {

@@ -5,7 +5,8 @@
 pub fn number() -> u32 {
     // SAFETY: takes nothing.
     let own = unsafe { libc::pthread_self() };
-    // The address of the thread's descriptor: two are a stack apart at least, and eight TiB never.
+    // The address of the thread's descriptor: two are a stack apart at least. That they are eight TiB apart, or a
+    // multiple, is not to be expected; one would then be taken for the other's signal handler (EDEADLK).
     ((own >> 12) as u32 & (u32::MAX >> 1)).max(1)
 }
 
