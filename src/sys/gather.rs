@@ -39,6 +39,18 @@ impl<'a> Span<'a> {
         self.len == 0
     }
 
+    /// Cuts off the first `len` bytes (at most all).
+    #[must_use]
+    pub fn split_to(&mut self, len: usize) -> Span<'a> {
+        let head = Span {
+            len: len.min(self.len),
+            ..*self
+        };
+        self.start = self.start.wrapping_add(head.len);
+        self.len -= head.len;
+        head
+    }
+
     /// The `len` bytes from `at`, if there are as many and all can be read.
     #[must_use]
     pub fn get(&self, at: usize, len: usize) -> Option<&'a [u8]> {
