@@ -23,6 +23,9 @@ pub enum Error {
     FlagNotSupported,
     /// The descriptor carries no TLS state.
     NoTls,
+    /// The descriptor has come to be another socket's, or its socket has got keys: the call looks again. Goes no
+    /// further than the registry.
+    Changed,
     /// The option number is unknown at this level.
     UnknownOption,
     /// Keys of this direction are already set and cannot be replaced.
@@ -67,6 +70,7 @@ impl Error {
             Error::FlagNotSupported => Errno::OPNOTSUPP,
             // A SOL_TLS option on a socket without the ULP (ATT-14).
             Error::NoTls => Errno::NOPROTOOPT,
+            Error::Changed => Errno::BADF,
             // tls_main.c: do_tls_setsockopt (ATT-15).
             Error::UnknownOption => Errno::NOPROTOOPT,
             // tls_main.c: a second key before rekey; getsockopt without keys (CI-3, CI-11).

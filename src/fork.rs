@@ -41,7 +41,8 @@ thread_local! {
 extern "C" fn before() {
     let table = registry::hold();
     // Before the rest is held: records in flight need buffers and come to their end here.
-    let shared = std::panic::catch_unwind(registry::share_all);
+    let share = std::panic::AssertUnwindSafe(|| registry::share_all(&table.table));
+    let shared = std::panic::catch_unwind(share);
     // What a panic left unshared is refused in the child.
     drop(shared);
     let memory = [buffer::hold(), window::hold()];
@@ -60,7 +61,7 @@ extern "C" fn in_child() {
     drop((buffers, secrets));
     // The parent's to finish. A strong reference is leaked, not dropped: its locks may be held by
     // threads that this process does not have.
-    for connection in table.1.drain(..).filter_map(|weak| weak.upgrade()) {
+    for connection in table.lingering.drain(..).filter_map(|weak| weak.upgrade()) {
         connection.abandon();
         core::mem::forget(connection);
     }
@@ -69,7 +70,7 @@ extern "C" fn in_child() {
     WRITTEN.store(false, Ordering::Relaxed);
     registry::reset_in_child();
     // What a panic leaves out is refused.
-    let adopt = std::panic::AssertUnwindSafe(|| registry::adopt_in_child(parent, &mut table.0));
+    let adopt = std::panic::AssertUnwindSafe(|| registry::adopt_in_child(parent, &mut table.table));
     let adopted = std::panic::catch_unwind(adopt);
     drop((adopted, table));
 }

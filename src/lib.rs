@@ -24,6 +24,10 @@ pub mod error;
 #[cfg(not(loom))]
 pub mod fork;
 mod logging;
+/// The part of the registry that has models.
+#[cfg(loom)]
+#[path = "registry/numbers.rs"]
+mod numbers;
 pub mod record;
 #[cfg(not(loom))]
 pub mod registry;

@@ -11,13 +11,36 @@
 #define CLOSE_RANGE_UNSHARE 2
 #endif
 
+static void forget_mark(int fd, uint8_t mark)
+{
+    if (UNLIKELY(is_queued(fd)))
+        atomic_fetch_and(&uktls_queued[fd / 8], (uint8_t)~(1 << fd % 8));
+    /* Unless the number has been given out again. */
+    if ((unsigned)fd < MARKS)
+        atomic_compare_exchange_strong(&uktls_preload_marks[fd], &mark, 0);
+}
+
 int close(int fd)
 {
-    uint8_t mark = mark_of(fd);
+    struct call call __attribute__((cleanup(end_call)));
+    uint8_t mark;
+    int result;
 
-    if (LIKELY(mark == 0) || uktls_preload_in_vfork())
+    /* Keys that are set by this number at this moment wait until it is closed, and find that. */
+    note_call(&call, fd);
+    mark = mark_of(fd);
+    if (LIKELY(mark == 0))
         return NEXT(close)(fd);
-    if (mark != MARK_OWN)
+    if (!(mark & SLOW_CHANGE) || uktls_preload_in_vfork()) {
+        if (mark & MARK_TLS)
+            uktls_vfork_changed = true;
+        result = NEXT(close)(fd);
+        if (!(mark & SLOW_CHANGE) && !uktls_preload_in_vfork())
+            forget_mark(fd, mark);
+        return result;
+    }
+    end_note(&call);
+    if (!(mark & MARK_OWN))
         return uktls_preload_close(fd);
     /* One of ours, which the program cannot have meant. */
     errno = EBADF;
@@ -36,8 +59,10 @@ int close_range(unsigned first, unsigned last, int flags)
     for (unsigned fd = first; closes && fd <= last && fd < MARKS; fd++) {
         uint8_t mark = mark_of((int)fd);
 
-        if (mark & MARK_TLS)
+        if (mark & (MARK_TLS | MARK_BUSY))
             (void)uktls_preload_close((int)fd);
+        else if (mark & ~MARK_OWN)
+            (void)close((int)fd);
         if (mark != MARK_OWN)
             continue;
         if (from < fd && NEXT(close_range)(from, fd - 1, flags) < 0)
@@ -53,83 +78,135 @@ void closefrom(int first)
         NEXT(closefrom)(first);
 }
 
-static void follow(int old, int new_fd)
+/* The socket will have more than one number. */
+static void make_twin(int fd, uint8_t mark)
 {
-    if (new_fd >= 0 && UNLIKELY(is_tls(old) || mark_of(new_fd)))
-        uktls_preload_duplicated(old, new_fd);
+    if (UNLIKELY(mark & MARK_SOLE)) {
+        atomic_fetch_or(&uktls_preload_marks[fd], MARK_TWIN);
+        atomic_fetch_and(&uktls_preload_marks[fd], (uint8_t)~MARK_SOLE);
+    }
+}
+
+static void follow(int old, int new_fd, uint8_t mark)
+{
+    if (new_fd >= 0 && UNLIKELY(mark | mark_of(new_fd)) && !uktls_preload_in_vfork())
+        uktls_preload_inherit(old, new_fd);
+}
+
+/* In the child of a vfork: a TLS socket under a number that its parent does not have there would be unknown to the table,
+ * and the program that the child starts would not have the keys. The number gets a descriptor that nothing can be written
+ * to or read from, and that closes itself as the socket would. */
+static int place_in_vfork(int new_fd, int least)
+{
+    int place = uktls_preload_placeholder(least), result;
+
+    uktls_vfork_changed = true;
+    if (place < 0 || new_fd < 0)
+        return place;
+    result = NEXT(dup3)(place, new_fd, O_CLOEXEC);
+    if (place != new_fd)
+        NEXT(close)(place);
+    return result;
+}
+
+_Atomic bool uktls_vfork_changed;
+
+/* dup, or fcntl(F_DUPFD) by `next`. */
+int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...))
+{
+    for (;;) {
+        struct call call __attribute__((cleanup(end_call)));
+        uint8_t mark;
+        int result;
+
+        /* Who sets keys waits for this call, and then finds the duplicate. */
+        note_call(&call, old);
+        mark = mark_of(old);
+        if (LIKELY(!(mark & (MARK_TLS | MARK_BUSY)))) {
+            make_twin(old, mark);
+            result = next == NULL ? NEXT(dup)(old) : next(old, command, least);
+            follow(old, result, mark);
+            return result;
+        }
+        end_note(&call);
+        if (uktls_preload_in_vfork())
+            return place_in_vfork(-1, next == NULL ? -1 : least);
+        if (next != NULL && least < 0) {
+            errno = EINVAL;
+            return -1;
+        }
+        result = uktls_preload_duplicate(old, next == NULL ? -1 : least);
+        if (result >= 0 || errno != ENOPROTOOPT)
+            return result;
+    }
 }
 
 int dup(int old)
 {
-    int new_fd = NEXT(dup)(old);
-
-    follow(old, new_fd);
-    return new_fd;
+    return uktls_duplicate(old, 0, 0, NULL);
 }
 
-struct over {
-    int old, new_fd, flags;
-    bool is_dup3;
-};
-
-static int dup_over(void *closure)
+static int duplicate_over(int old, int new_fd, int flags, bool is_dup3)
 {
-    const struct over *over = closure;
-
-    return over->is_dup3 ? NEXT(dup3)(over->old, over->new_fd, over->flags) : NEXT(dup2)(over->old, over->new_fd);
-}
-
-static int duplicate_over(struct over over)
-{
-    uint8_t mark = mark_of(over.new_fd);
+    struct call call __attribute__((cleanup(end_call)));
+    uint8_t mark, mark_of_old;
     int result;
 
-    if (LIKELY(mark == 0) || over.old == over.new_fd || uktls_preload_in_vfork()) {
-        result = dup_over(&over);
-    } else if (mark == MARK_OWN) {
+    note_call(&call, new_fd);
+    mark = mark_of(new_fd);
+    mark_of_old = mark_of(old);
+    if (LIKELY(!(mark & SLOW_CHANGE) && !(mark_of_old & (MARK_TLS | MARK_BUSY))) || old == new_fd ||
+        uktls_preload_in_vfork()) {
+        if (mark_of_old & MARK_TLS && old != new_fd && uktls_preload_is_here(old))
+            return place_in_vfork(new_fd, -1);
+        if (mark & MARK_TLS && old != new_fd)
+            /* By the child of a vfork. */
+            uktls_vfork_changed = true;
+        if (old != new_fd)
+            make_twin(old, mark_of_old);
+        result = is_dup3 ? NEXT(dup3)(old, new_fd, flags) : NEXT(dup2)(old, new_fd);
+        if (old != new_fd)
+            follow(old, result, mark_of_old);
+        return result;
+    }
+    end_note(&call);
+    if (mark & MARK_OWN || is_queued(new_fd)) {
         /* As for a number that is about to be used by another thread. */
         errno = EBUSY;
         return -1;
-    } else if ((over.flags & ~O_CLOEXEC) != 0) {
-        errno = EINVAL;
-        return -1;
-    } else if (fcntl(over.old, F_GETFD) < 0) {
-        return -1;
-    } else {
-        result = uktls_preload_close_by(over.new_fd, dup_over, &over);
     }
-    if (over.old != over.new_fd)
-        follow(over.old, result);
-    return result;
+    return uktls_preload_replace(old, new_fd, flags);
 }
 
 int dup2(int old, int new_fd)
 {
-    return duplicate_over((struct over){.old = old, .new_fd = new_fd});
+    return duplicate_over(old, new_fd, 0, false);
 }
 
 TWIN(__dup2, dup2);
 
 int dup3(int old, int new_fd, int flags)
 {
-    return duplicate_over((struct over){.old = old, .new_fd = new_fd, .flags = flags, .is_dup3 = true});
+    return duplicate_over(old, new_fd, flags, true);
 }
 
-/* A new socket under a number that was closed without our knowledge. */
-static int fresh(int fd)
+/* A new descriptor. */
+static int fresh(int fd, int type)
 {
-    if (fd >= 0 && UNLIKELY(mark_of(fd)))
-        uktls_preload_reused(fd);
+    bool is_stream = (type & 0xf) == SOCK_STREAM;
+
+    if (fd < 0)
+        return fd;
     if (LIKELY((unsigned)fd < MARKS))
         uktls_last_writer[fd] = NULL;
-    if (LIKELY((unsigned)fd < MARKS) && UNLIKELY(atomic_load_explicit(&uktls_streams[fd], memory_order_relaxed)))
-        atomic_store_explicit(&uktls_streams[fd], 0, memory_order_relaxed);
+    if ((is_stream || mark_of(fd)) && !uktls_preload_in_vfork())
+        uktls_preload_fresh(fd, is_stream);
     return fd;
 }
 
 int socket(int domain, int type, int protocol)
 {
-    return fresh(NEXT(socket)(domain, type, protocol));
+    return fresh(NEXT(socket)(domain, type, protocol), type);
 }
 
 int socketpair(int domain, int type, int protocol, int pair[2])
@@ -137,26 +214,25 @@ int socketpair(int domain, int type, int protocol, int pair[2])
     int result = NEXT(socketpair)(domain, type, protocol, pair);
 
     if (result == 0) {
-        fresh(pair[0]);
-        fresh(pair[1]);
+        fresh(pair[0], type);
+        fresh(pair[1], type);
     }
     return result;
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *len)
 {
-    return fresh(NEXT(accept)(fd, address, len));
+    return fresh(NEXT(accept)(fd, address, len), SOCK_STREAM);
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *len, int flags)
 {
-    return fresh(NEXT(accept4)(fd, address, len, flags));
+    return fresh(NEXT(accept4)(fd, address, len, flags), SOCK_STREAM);
 }
 
 int connect(int fd, const struct sockaddr *address, socklen_t len)
 {
-    if (is_tls(fd) && uktls_preload_verify(fd) && address != NULL && len >= sizeof(address->sa_family) &&
-        address->sa_family == AF_UNSPEC) {
+    if (is_tls(fd) && address != NULL && len >= sizeof(address->sa_family) && address->sa_family == AF_UNSPEC) {
         /* A disconnected socket would be free for another connection, without keys (ATT-12). */
         errno = EOPNOTSUPP;
         return -1;

@@ -17,19 +17,138 @@
 #define UNLIKELY(x) __builtin_expect(!!(x), 0)
 
 /* uktls::sys::marks: a byte for each descriptor number. */
-enum { MARK_TLS = 1, MARK_OWN = 2, MARK_CLOSING = 3, MARKS = 1 << 20 };
-extern const _Atomic uint8_t *const uktls_preload_marks;
+enum {
+    MARK_TLS = 1,
+    MARK_OWN = 2,
+    MARK_BUSY = 4,
+    MARK_WATCHED = 8,
+    MARK_SOLE = 16,
+    MARK_TWIN = 32,
+    MARK_REFUSED = 64,
+    MARK_TX = 128,
+    /* A call that writes, or reads, does not simply go to the kernel. */
+    SLOW_OUT = MARK_TX | MARK_BUSY | MARK_WATCHED | MARK_REFUSED,
+    SLOW_IN = MARK_TLS | MARK_WATCHED | MARK_REFUSED,
+    /* What the number means may not be changed by the kernel's call alone. */
+    SLOW_CHANGE = MARK_TLS | MARK_OWN | MARK_BUSY,
+    MARKS = 1 << 20
+};
+extern _Atomic uint8_t *const uktls_preload_marks;
 
 static inline uint8_t mark_of(int fd)
 {
     return (unsigned)fd < MARKS ? atomic_load_explicit(&uktls_preload_marks[fd], memory_order_relaxed) : 0;
 }
 
+/* Whether calls that read, and those about the socket itself, go to the library. */
 static inline bool is_tls(int fd)
 {
-    /* MARK_TLS, MARK_CLOSING: of the latter nothing may go out plain. */
     return UNLIKELY(mark_of(fd) & MARK_TLS);
 }
+
+/* uktls::sys::in_flight: the calls of a thread that have looked at a mark and are not over. */
+enum { CALLS = 6 };
+struct uktls_slot {
+    _Atomic uint32_t depth, taken;
+    _Atomic int numbers[CALLS];
+    void *_Atomic frames[CALLS];
+} __attribute__((aligned(128)));
+extern __thread struct uktls_slot *uktls_slot __attribute__((tls_model("initial-exec")));
+
+/* A call that moves bytes by a number or changes what it means, from its look at the mark to its end. */
+struct call {
+    struct uktls_slot *slot;
+    unsigned at;
+    int cell;
+    uint8_t way;
+};
+/* uktls::registry::Way, and that there is an error. */
+enum { WAY_PLAIN, WAY_SERVED, WAY_WATCHED, WAY_REFUSED, WAY_FAILED };
+/* No cell of uktls::sys::family. */
+enum { NO_CELL = -3 };
+
+/* Notes a call of a thread that has no slot yet, or another call under way. */
+void uktls_note_slowly(struct call *call, int fd);
+/* What the call does with a number that is marked. */
+void uktls_find_way(struct call *call, int fd, bool writes);
+void uktls_end_watched(struct call *call);
+
+static inline __attribute__((always_inline)) void note_call(struct call *call, int fd)
+{
+    struct uktls_slot *slot = uktls_slot;
+
+    call->cell = NO_CELL;
+    call->way = WAY_PLAIN;
+    if (UNLIKELY(slot == NULL || atomic_load_explicit(&slot->depth, memory_order_relaxed) != 0)) {
+        uktls_note_slowly(call, fd);
+        return;
+    }
+    call->slot = slot;
+    call->at = 0;
+    atomic_store_explicit(&slot->depth, 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->frames[0], __builtin_frame_address(0), memory_order_relaxed);
+    atomic_store_explicit(&slot->numbers[0], fd + 1, memory_order_relaxed);
+    /* Whoever changes marks makes every thread pass a barrier (uktls::sys::barrier): here the order in the
+     * program is enough. */
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* The note is taken away. */
+void uktls_end_unnoted(void);
+static inline __attribute__((always_inline)) void end_note(struct call *call)
+{
+    if (UNLIKELY(call->slot == NULL)) {
+        if (call->at)
+            uktls_end_unnoted();
+        call->at = 0;
+        return;
+    }
+    atomic_store_explicit(&call->slot->numbers[call->at], 0, memory_order_release);
+    atomic_store_explicit(&call->slot->depth, call->at, memory_order_relaxed);
+    call->slot = NULL;
+    call->at = 0;
+}
+
+static inline __attribute__((always_inline)) void end_call(struct call *call)
+{
+    if (UNLIKELY(call->cell != NO_CELL))
+        uktls_end_watched(call);
+    end_note(call);
+}
+
+static inline __attribute__((always_inline)) void begin_out(struct call *call, int fd)
+{
+    note_call(call, fd);
+    if (UNLIKELY(mark_of(fd) & SLOW_OUT))
+        uktls_find_way(call, fd, true);
+}
+
+/* Reads are not waited for when keys are set (ATT-20), so they leave no note. */
+static inline __attribute__((always_inline)) void begin_in(struct call *call, int fd)
+{
+    *call = (struct call){.cell = NO_CELL, .way = WAY_PLAIN};
+    if (UNLIKELY(mark_of(fd) & SLOW_IN))
+        uktls_find_way(call, fd, false);
+}
+
+/* A call on `fd`: `next` for what carries no TLS, and `served` for what does. It looks again if the number has come to
+ * mean something else in between, which the core says by ENOPROTOOPT. The cancellation points of the calls are kept: at
+ * their begin, as nothing is lost there. */
+#define CALL(begin, fd, served, next)                                                                                  \
+    for (int errno_before_ = errno;; errno = errno_before_) {                                                          \
+        struct call call_ __attribute__((cleanup(end_call)));                                                          \
+        begin(&call_, fd);                                                                                             \
+        if (LIKELY(call_.way == WAY_PLAIN || call_.way == WAY_WATCHED))                                                \
+            return next;                                                                                               \
+        if (call_.way != WAY_SERVED)                                                                                   \
+            return -1;                                                                                                 \
+        pthread_testcancel();                                                                                          \
+        __typeof__(served) result_ = (served);                                                                         \
+        if (result_ != -1 || errno != ENOPROTOOPT)                                                                     \
+            return result_;                                                                                            \
+    }
+#define OUT(fd, served, next) CALL(begin_out, fd, served, next)
+#define IN(fd, served, next) CALL(begin_in, fd, served, next)
 
 /* The function that would have been called without us: of the next library that has the name. */
 enum next_name {
@@ -68,6 +187,14 @@ static inline __attribute__((always_inline)) void note_writer(int fd, const void
 
 #define NOTE_WRITER(fd) note_writer(fd, __builtin_return_address(0))
 
+/* A bit for each number: whether a thread of the C library may yet write to it (aio.c). */
+extern _Atomic uint8_t uktls_queued[MARKS / 8];
+
+static inline bool is_queued(int fd)
+{
+    return (unsigned)fd < MARKS && atomic_load_explicit(&uktls_queued[fd / 8], memory_order_relaxed) >> fd % 8 & 1;
+}
+
 /* Whether fdopen has made a stream of the C library for the descriptor, whose writes do not pass here. */
 extern _Atomic uint8_t uktls_streams[MARKS];
 
@@ -84,7 +211,7 @@ ssize_t uktls_preload_splice(int in, off64_t *off_in, int out, off64_t *off_out,
 ssize_t uktls_preload_recv(int fd, void *data, size_t len, int flags);
 ssize_t uktls_preload_recvmsg(int fd, struct msghdr *msg, int flags);
 /* Why a socket is left to its program. */
-enum decline { DECLINE_NOT, DECLINE_OWN_BIO, DECLINE_STREAM };
+enum decline { DECLINE_NOT, DECLINE_OWN_BIO, DECLINE_STREAM, DECLINE_QUEUED };
 int uktls_preload_setsockopt(int fd, int level, int name, const void *value, socklen_t len, enum decline decline);
 int uktls_preload_getsockopt(int fd, int level, int name, void *value, socklen_t *len);
 int uktls_preload_shutdown(int fd, int how);
@@ -93,11 +220,36 @@ bool uktls_preload_holds_data(int fd);
 int uktls_preload_close(int fd);
 /* Closes by `closing(closure)`: of the socket `fd` the last bytes are looked after. */
 int uktls_preload_close_by(int fd, int (*closing)(void *), void *closure);
-void uktls_preload_duplicated(int old, int new_fd);
-/* The kernel has just given the number out: what it carried is gone. */
-void uktls_preload_reused(int fd);
-/* Whether the number still is the TLS socket that we know. */
-bool uktls_preload_verify(int fd);
+/* What a call by a marked number does: WAY_PLAIN to WAY_REFUSED, or -1. Waits for whoever changes the number. */
+int uktls_preload_way(int fd, bool writes);
+/* Another process may have keys on the socket: a cell that keeps it from setting some, NO_CELL if none is needed, or
+ * -1 if the number has to be looked at again. */
+int uktls_preload_watch(int fd);
+void uktls_preload_unwatch(int cell);
+/* dup and F_DUPFD of a TLS socket (from `least` on, if that is not negative), dup2 and dup3 of or over one. */
+int uktls_preload_duplicate(int old, int least);
+int uktls_preload_replace(int old, int new_fd, int flags);
+/* The kernel has just given the number out: for a stream socket, or something else. What it was is gone. */
+void uktls_preload_fresh(int fd, bool is_stream);
+/* `new_fd` has just been made a plain duplicate of `old`. */
+void uktls_preload_inherit(int old, int new_fd);
+/* The number has come from another process, or may have. */
+void uktls_number_came(int fd);
+/* The number's socket has been passed on: another process may have it. */
+void uktls_preload_passed(int fd);
+/* The lowest free number, from `least` on if that is not negative, as a descriptor that can do nothing. */
+int uktls_preload_placeholder(int least);
+/* Whether the TLS socket's number is that in the caller's own table, too: not where the child of a vfork has changed it. */
+bool uktls_preload_is_here(int fd);
+/* The child of a vfork has done something to a TLS socket's number in its own table. */
+extern _Atomic bool uktls_vfork_changed;
+/* The slot of notes for a thread that makes its first call; NULL if there is none left. */
+struct uktls_slot *uktls_preload_take_slot(void);
+void uktls_preload_give_slot(struct uktls_slot *slot);
+/* A call for which there is no slot begins (1) or ends (-1). */
+void uktls_preload_unnoted(int change);
+void uktls_preload_before_fork(void);
+void uktls_preload_after_fork(void);
 void uktls_preload_start(void);
 /* Whether there was one in this process. */
 bool uktls_preload_had_connections(void);
@@ -116,20 +268,5 @@ bool uktls_preload_is_writable(const void *start, size_t len);
 void uktls_preload_forget(const void *start, size_t len);
 /* Whether this is the child of a vfork, which has its parent's memory but descriptors of its own. */
 bool uktls_preload_in_vfork(void);
-
-/* The number may have become something else behind our back (a system call that we do not see): then the
- * call is the kernel's after all. */
-static inline bool is_stale(int fd, ssize_t result)
-{
-    return UNLIKELY(result < 0) && (errno == ENOTSOCK || errno == EBADF) && !uktls_preload_verify(fd);
-}
-
-/* The cancellation points of the calls are kept: at their begin, as nothing is lost there. */
-#define TLS_CALL(fd, call, next)                                                                                       \
-    do {                                                                                                               \
-        pthread_testcancel();                                                                                          \
-        __typeof__(call) result_ = (call);                                                                             \
-        return is_stale(fd, (ssize_t)result_) ? (next) : result_;                                                      \
-    } while (0)
 
 #endif

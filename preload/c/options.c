@@ -31,6 +31,8 @@ static enum decline decline(int fd, const void *caller)
 {
     if ((unsigned)fd < MARKS && atomic_load_explicit(&uktls_streams[fd], memory_order_relaxed))
         return DECLINE_STREAM;
+    if (is_queued(fd))
+        return DECLINE_QUEUED;
     return has_own_bio(fd, caller) ? DECLINE_OWN_BIO : DECLINE_NOT;
 }
 
@@ -51,17 +53,16 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
     return NEXT(getsockopt)(fd, level, name, value, len);
 }
 
+int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...));
+
 static int control(int fd, int command, void *argument, int (*next)(int, int, ...))
 {
-    int result;
-
     /* Another program would send in the clear: the socket stays closed to it. */
-    if (command == F_SETFD && is_tls(fd) && uktls_preload_verify(fd))
+    if (command == F_SETFD && is_tls(fd) && uktls_preload_is_here(fd))
         argument = (void *)((uintptr_t)argument | FD_CLOEXEC);
-    result = next(fd, command, argument);
-    if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && result >= 0 && (is_tls(fd) || mark_of(result)))
-        uktls_preload_duplicated(fd, result);
-    return result;
+    if (command == F_DUPFD || command == F_DUPFD_CLOEXEC)
+        return uktls_duplicate(fd, command, (int)(uintptr_t)argument, next);
+    return next(fd, command, argument);
 }
 
 /* The third argument is an int, a long or a pointer, and one register for all of them. */

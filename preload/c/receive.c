@@ -1,5 +1,6 @@
 /* What reads. */
 #include <stdarg.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -11,9 +12,7 @@ ssize_t read(int fd, void *data, size_t len)
     /* Nothing is nothing, and not waited for; recv of nothing is. */
     if (is_tls(fd) && len == 0)
         return 0;
-    if (is_tls(fd))
-        TLS_CALL(fd, uktls_preload_recv(fd, data, len, 0), NEXT(read)(fd, data, len));
-    return NEXT(read)(fd, data, len);
+    IN(fd, uktls_preload_recv(fd, data, len, 0), NEXT(read)(fd, data, len));
 }
 
 TWIN(__read, read);
@@ -22,22 +21,20 @@ TWIN(__read, read);
 ssize_t __read_chk(int fd, void *data, size_t len, size_t room);
 ssize_t __read_chk(int fd, void *data, size_t len, size_t room)
 {
-    if (is_tls(fd) && len <= room)
+    if (UNLIKELY(mark_of(fd) & SLOW_IN) && len <= room)
         return read(fd, data, len);
     return NEXT(__read_chk)(fd, data, len, room);
 }
 
 ssize_t recv(int fd, void *data, size_t len, int flags)
 {
-    if (is_tls(fd))
-        TLS_CALL(fd, uktls_preload_recv(fd, data, len, flags), NEXT(recv)(fd, data, len, flags));
-    return NEXT(recv)(fd, data, len, flags);
+    IN(fd, uktls_preload_recv(fd, data, len, flags), NEXT(recv)(fd, data, len, flags));
 }
 
 ssize_t __recv_chk(int fd, void *data, size_t len, size_t room, int flags);
 ssize_t __recv_chk(int fd, void *data, size_t len, size_t room, int flags)
 {
-    if (is_tls(fd) && len <= room)
+    if (UNLIKELY(mark_of(fd) & SLOW_IN) && len <= room)
         return recv(fd, data, len, flags);
     return NEXT(__recv_chk)(fd, data, len, room, flags);
 }
@@ -59,10 +56,8 @@ static ssize_t receive_from(int fd, void *data, size_t len, int flags, socklen_t
 
 ssize_t recvfrom(int fd, void *data, size_t len, int flags, struct sockaddr *from, socklen_t *from_len)
 {
-    if (is_tls(fd))
-        TLS_CALL(fd, receive_from(fd, data, len, flags, from == NULL ? NULL : from_len),
-                 NEXT(recvfrom)(fd, data, len, flags, from, from_len));
-    return NEXT(recvfrom)(fd, data, len, flags, from, from_len);
+    IN(fd, receive_from(fd, data, len, flags, from == NULL ? NULL : from_len),
+       NEXT(recvfrom)(fd, data, len, flags, from, from_len));
 }
 
 ssize_t __recvfrom_chk(int fd, void *data, size_t len, size_t room, int flags, struct sockaddr *from,
@@ -70,16 +65,40 @@ ssize_t __recvfrom_chk(int fd, void *data, size_t len, size_t room, int flags, s
 ssize_t __recvfrom_chk(int fd, void *data, size_t len, size_t room, int flags, struct sockaddr *from,
                        socklen_t *from_len)
 {
-    if (is_tls(fd) && len <= room)
+    if (UNLIKELY(mark_of(fd) & SLOW_IN) && len <= room)
         return recvfrom(fd, data, len, flags, from, from_len);
     return NEXT(__recvfrom_chk)(fd, data, len, room, flags, from, from_len);
 }
 
+/* Descriptors that have come with a message may be of TLS sockets. The kernel has filled the message in. */
+static void note_came(struct msghdr *msg)
+{
+    if (LIKELY(msg->msg_controllen < sizeof(struct cmsghdr)))
+        return;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
+            continue;
+        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int came;
+
+            memcpy(&came, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+            uktls_number_came(came);
+        }
+    }
+}
+
+static ssize_t receive_on(int fd, struct msghdr *msg, int flags)
+{
+    ssize_t n = NEXT(recvmsg)(fd, msg, flags);
+
+    if (n >= 0)
+        note_came(msg);
+    return n;
+}
+
 ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
-    if (is_tls(fd))
-        TLS_CALL(fd, uktls_preload_recvmsg(fd, msg, flags), NEXT(recvmsg)(fd, msg, flags));
-    return NEXT(recvmsg)(fd, msg, flags);
+    IN(fd, uktls_preload_recvmsg(fd, msg, flags), receive_on(fd, msg, flags));
 }
 
 static bool is_over(const struct timespec *end)
@@ -129,12 +148,18 @@ static int receive_messages(int fd, struct mmsghdr *messages, unsigned n, int fl
     return (int)got;
 }
 
+static int receive_messages_on(int fd, struct mmsghdr *messages, unsigned n, int flags, struct timespec *timeout)
+{
+    int got = NEXT(recvmmsg)(fd, messages, n, flags, timeout);
+
+    for (int i = 0; i < got; i++)
+        note_came(&messages[i].msg_hdr);
+    return got;
+}
+
 int recvmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags, struct timespec *timeout)
 {
-    if (is_tls(fd))
-        TLS_CALL(fd, receive_messages(fd, messages, n, flags, timeout),
-                 NEXT(recvmmsg)(fd, messages, n, flags, timeout));
-    return NEXT(recvmmsg)(fd, messages, n, flags, timeout);
+    IN(fd, receive_messages(fd, messages, n, flags, timeout), receive_messages_on(fd, messages, n, flags, timeout));
 }
 
 static ssize_t receive_vector(int fd, const struct iovec *iov, int n, int flags)
@@ -157,22 +182,23 @@ static ssize_t receive_vector(int fd, const struct iovec *iov, int n, int flags)
 
 ssize_t readv(int fd, const struct iovec *iov, int n)
 {
-    if (is_tls(fd))
-        TLS_CALL(fd, receive_vector(fd, iov, n, 0), NEXT(readv)(fd, iov, n));
-    return NEXT(readv)(fd, iov, n);
+    IN(fd, receive_vector(fd, iov, n, 0), NEXT(readv)(fd, iov, n));
+}
+
+static ssize_t receive_vector_v2(int fd, const struct iovec *iov, int n, int flags)
+{
+    if (flags & ~RWF_NOWAIT) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return receive_vector(fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
 }
 
 ssize_t preadv2(int fd, const struct iovec *iov, int n, off64_t offset, int flags)
 {
-    if (is_tls(fd) && offset == -1) {
-        if (flags & ~RWF_NOWAIT) {
-            errno = EOPNOTSUPP;
-            return -1;
-        }
-        TLS_CALL(fd, receive_vector(fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0),
-                 NEXT(preadv2)(fd, iov, n, offset, flags));
-    }
-    return NEXT(preadv2)(fd, iov, n, offset, flags);
+    if (offset != -1)
+        return NEXT(preadv2)(fd, iov, n, offset, flags);
+    IN(fd, receive_vector_v2(fd, iov, n, flags), NEXT(preadv2)(fd, iov, n, offset, flags));
 }
 
 TWIN(preadv64v2, preadv2);
@@ -188,7 +214,7 @@ int ioctl(int fd, unsigned long request, ...)
     va_start(arguments, request);
     argument = va_arg(arguments, void *);
     va_end(arguments);
-    if (request == FIONCLEX && is_tls(fd) && uktls_preload_verify(fd))
+    if (request == FIONCLEX && is_tls(fd) && uktls_preload_is_here(fd))
         request = FIOCLEX;
     result = NEXT(ioctl)(fd, request, argument);
     if (is_tls(fd) && request == FIONREAD && result == 0 && *(int *)argument == 0 && uktls_preload_holds_data(fd))

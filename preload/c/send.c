@@ -10,9 +10,7 @@
 ssize_t write(int fd, const void *data, size_t len)
 {
     NOTE_WRITER(fd);
-    if (is_tls(fd))
-        TLS_CALL(fd, uktls_preload_send(fd, data, len, 0), NEXT(write)(fd, data, len));
-    return NEXT(write)(fd, data, len);
+    OUT(fd, uktls_preload_send(fd, data, len, 0), NEXT(write)(fd, data, len));
 }
 
 TWIN(__write, write);
@@ -20,9 +18,7 @@ TWIN(__write, write);
 ssize_t send(int fd, const void *data, size_t len, int flags)
 {
     NOTE_WRITER(fd);
-    if (is_tls(fd))
-        TLS_CALL(fd, uktls_preload_send(fd, data, len, flags), NEXT(send)(fd, data, len, flags));
-    return NEXT(send)(fd, data, len, flags);
+    OUT(fd, uktls_preload_send(fd, data, len, flags), NEXT(send)(fd, data, len, flags));
 }
 
 TWIN(__send, send);
@@ -31,9 +27,7 @@ TWIN(__send, send);
 ssize_t sendto(int fd, const void *data, size_t len, int flags, const struct sockaddr *to, socklen_t to_len)
 {
     NOTE_WRITER(fd);
-    if (is_tls(fd))
-        TLS_CALL(fd, uktls_preload_send(fd, data, len, flags), NEXT(sendto)(fd, data, len, flags, to, to_len));
-    return NEXT(sendto)(fd, data, len, flags, to, to_len);
+    OUT(fd, uktls_preload_send(fd, data, len, flags), NEXT(sendto)(fd, data, len, flags, to, to_len));
 }
 
 /* A TLS socket in another process would have no keys, and send in the clear (design rule 2). */
@@ -59,16 +53,42 @@ static bool passes_tls(const struct msghdr *msg)
     return false;
 }
 
-ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+/* The kernel has taken the message, so it can be read. What it passes on, another process may have from now on. */
+static void note_passed(const struct msghdr *msg)
 {
-    NOTE_WRITER(fd);
-    if (is_tls(fd))
-        TLS_CALL(fd, uktls_preload_sendmsg(fd, msg, flags), NEXT(sendmsg)(fd, msg, flags));
+    if (LIKELY(msg->msg_controllen < sizeof(struct cmsghdr)))
+        return;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
+            continue;
+        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int passed;
+
+            memcpy(&passed, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+            if (mark_of(passed))
+                uktls_preload_passed(passed);
+        }
+    }
+}
+
+static ssize_t send_on(int fd, const struct msghdr *msg, int flags)
+{
+    ssize_t n;
+
     if (passes_tls(msg)) {
         errno = EOPNOTSUPP;
         return -1;
     }
-    return NEXT(sendmsg)(fd, msg, flags);
+    n = NEXT(sendmsg)(fd, msg, flags);
+    if (n >= 0)
+        note_passed(msg);
+    return n;
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    NOTE_WRITER(fd);
+    OUT(fd, uktls_preload_sendmsg(fd, msg, flags), send_on(fd, msg, flags));
 }
 
 static int send_messages(int fd, struct mmsghdr *messages, unsigned n, int flags)
@@ -91,17 +111,25 @@ static int send_messages(int fd, struct mmsghdr *messages, unsigned n, int flags
     return (int)sent;
 }
 
-int sendmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags)
+static int send_messages_on(int fd, struct mmsghdr *messages, unsigned n, int flags)
 {
-    NOTE_WRITER(fd);
-    if (is_tls(fd))
-        TLS_CALL(fd, send_messages(fd, messages, n, flags), NEXT(sendmmsg)(fd, messages, n, flags));
+    int sent;
+
     for (unsigned i = 0; i < n && uktls_preload_may_look(&messages[i], sizeof(*messages)); i++)
         if (passes_tls(&messages[i].msg_hdr)) {
             errno = EOPNOTSUPP;
             return -1;
         }
-    return NEXT(sendmmsg)(fd, messages, n, flags);
+    sent = NEXT(sendmmsg)(fd, messages, n, flags);
+    for (int i = 0; i < sent; i++)
+        note_passed(&messages[i].msg_hdr);
+    return sent;
+}
+
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags)
+{
+    NOTE_WRITER(fd);
+    OUT(fd, send_messages(fd, messages, n, flags), send_messages_on(fd, messages, n, flags));
 }
 
 static ssize_t send_vector(int fd, const struct iovec *iov, int n, int flags)
@@ -118,49 +146,46 @@ static ssize_t send_vector(int fd, const struct iovec *iov, int n, int flags)
 ssize_t writev(int fd, const struct iovec *iov, int n)
 {
     NOTE_WRITER(fd);
-    if (is_tls(fd))
-        TLS_CALL(fd, send_vector(fd, iov, n, 0), NEXT(writev)(fd, iov, n));
-    return NEXT(writev)(fd, iov, n);
+    OUT(fd, send_vector(fd, iov, n, 0), NEXT(writev)(fd, iov, n));
+}
+
+static ssize_t send_vector_v2(int fd, const struct iovec *iov, int n, int flags)
+{
+    if (flags & ~RWF_NOWAIT) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return send_vector(fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0);
 }
 
 /* With an offset it fails on any socket (ESPIPE): the kernel says so. */
 ssize_t pwritev2(int fd, const struct iovec *iov, int n, off64_t offset, int flags)
 {
-    NOTE_WRITER(fd);
-    if (is_tls(fd) && offset == -1) {
-        if (flags & ~RWF_NOWAIT) {
-            errno = EOPNOTSUPP;
-            return -1;
-        }
-        TLS_CALL(fd, send_vector(fd, iov, n, flags & RWF_NOWAIT ? MSG_DONTWAIT : 0),
-                 NEXT(pwritev2)(fd, iov, n, offset, flags));
-    }
-    return NEXT(pwritev2)(fd, iov, n, offset, flags);
+    if (offset != -1)
+        return NEXT(pwritev2)(fd, iov, n, offset, flags);
+    OUT(fd, send_vector_v2(fd, iov, n, flags), NEXT(pwritev2)(fd, iov, n, offset, flags));
 }
 
 TWIN(pwritev64v2, pwritev2);
 
 ssize_t sendfile(int out, int in, off_t *offset, size_t count)
 {
-    if (is_tls(out))
-        TLS_CALL(out, uktls_preload_sendfile(out, in, offset, count), NEXT(sendfile)(out, in, offset, count));
-    return NEXT(sendfile)(out, in, offset, count);
+    OUT(out, uktls_preload_sendfile(out, in, offset, count), NEXT(sendfile)(out, in, offset, count));
 }
 
 ssize_t sendfile64(int out, int in, off64_t *offset, size_t count)
 {
-    if (is_tls(out))
-        TLS_CALL(out, uktls_preload_sendfile(out, in, (off_t *)offset, count),
+    OUT(out, uktls_preload_sendfile(out, in, (off_t *)offset, count),
                  NEXT(sendfile64)(out, in, offset, count));
-    return NEXT(sendfile64)(out, in, offset, count);
 }
 
 ssize_t splice(int in, off64_t *off_in, int out, off64_t *off_out, size_t len, unsigned flags)
 {
-    if (is_tls(out) || is_tls(in))
-        TLS_CALL(is_tls(out) ? out : in, uktls_preload_splice(in, off_in, out, off_out, len, flags),
-                 NEXT(splice)(in, off_in, out, off_out, len, flags));
-    return NEXT(splice)(in, off_in, out, off_out, len, flags);
+    if (is_tls(in))
+        IN(in, uktls_preload_splice(in, off_in, out, off_out, len, flags),
+           NEXT(splice)(in, off_in, out, off_out, len, flags));
+    OUT(out, uktls_preload_splice(in, off_in, out, off_out, len, flags),
+        NEXT(splice)(in, off_in, out, off_out, len, flags));
 }
 
 static int print(int fd, const char *format, va_list arguments)
@@ -171,7 +196,7 @@ static int print(int fd, const char *format, va_list arguments)
     if (len < 0)
         return -1;
     for (int done = 0; done < len;) {
-        ssize_t n = uktls_preload_send(fd, text + done, (size_t)(len - done), 0);
+        ssize_t n = write(fd, text + done, (size_t)(len - done));
 
         if (n < 0) {
             len = -1;
@@ -185,13 +210,25 @@ static int print(int fd, const char *format, va_list arguments)
 
 int vdprintf(int fd, const char *format, va_list arguments)
 {
-    return is_tls(fd) ? print(fd, format, arguments) : NEXT(vdprintf)(fd, format, arguments);
+    struct call call __attribute__((cleanup(end_call)));
+
+    begin_out(&call, fd);
+    if (LIKELY(call.way == WAY_PLAIN))
+        return NEXT(vdprintf)(fd, format, arguments);
+    end_call(&call);
+    return call.way == WAY_SERVED || call.way == WAY_WATCHED ? print(fd, format, arguments) : -1;
 }
 
 int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments);
 int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments)
 {
-    return is_tls(fd) ? print(fd, format, arguments) : NEXT(__vdprintf_chk)(fd, flag, format, arguments);
+    struct call call __attribute__((cleanup(end_call)));
+
+    begin_out(&call, fd);
+    if (LIKELY(call.way == WAY_PLAIN))
+        return NEXT(__vdprintf_chk)(fd, flag, format, arguments);
+    end_call(&call);
+    return call.way == WAY_SERVED || call.way == WAY_WATCHED ? print(fd, format, arguments) : -1;
 }
 
 int dprintf(int fd, const char *format, ...)
@@ -200,7 +237,7 @@ int dprintf(int fd, const char *format, ...)
     int len;
 
     va_start(arguments, format);
-    len = is_tls(fd) ? print(fd, format, arguments) : NEXT(vdprintf)(fd, format, arguments);
+    len = vdprintf(fd, format, arguments);
     va_end(arguments);
     return len;
 }
@@ -212,7 +249,7 @@ int __dprintf_chk(int fd, int flag, const char *format, ...)
     int len;
 
     va_start(arguments, format);
-    len = is_tls(fd) ? print(fd, format, arguments) : NEXT(__vdprintf_chk)(fd, flag, format, arguments);
+    len = __vdprintf_chk(fd, flag, format, arguments);
     va_end(arguments);
     return len;
 }

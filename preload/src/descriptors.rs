@@ -6,7 +6,9 @@ use rustix::io::Errno;
 use uktls::capi;
 use uktls::capi::guard::{guard, guard_infallible};
 use uktls::error::Error;
-use uktls::registry;
+use uktls::registry::{self, Way};
+use uktls::sys::in_flight::{self, Slot};
+use uktls::sys::{family, marks, net};
 
 use crate::process;
 
@@ -43,46 +45,155 @@ pub unsafe extern "C" fn uktls_preload_close_by(
     })
 }
 
-/// `new` has just been made a duplicate of `old`.
+/// What a call by a marked number does (`WAY_PLAIN` to `WAY_REFUSED` of `interpose.h`), or -1.
 #[unsafe(no_mangle)]
-pub extern "C" fn uktls_preload_duplicated(old: c_int, new: c_int) {
-    if process::uktls_preload_in_vfork() {
-        // The child's own descriptor, for a program that would not have the keys.
-        if registry::is_ours(old) {
-            process::close_on_exec(new);
+pub extern "C" fn uktls_preload_way(fd: c_int, writes: bool) -> c_int {
+    guard(fd, || {
+        Ok(match registry::way(fd, writes)? {
+            Way::Plain => 0,
+            Way::Served => 1,
+            Way::Watched => 2,
+            Way::Refused => 3,
+        })
+    })
+}
+
+/// A cell for a call that moves bytes by a number that another process may have; `NO_CELL` if none is needed; -1 if the
+/// number has to be looked at again.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_watch(fd: c_int) -> c_int {
+    const NO_CELL: c_int = -3;
+    guard_infallible(-1, || match family::begin(fd) {
+        family::Found::Plain(cell) => match cell.into_raw() {
+            // Counted, but nowhere by itself.
+            -1 => -2,
+            raw if raw < 0 => NO_CELL,
+            raw => raw,
+        },
+        family::Found::Signed => {
+            // By this process, or by another.
+            registry::came(fd);
+            -1
         }
-        return;
-    }
-    guard_infallible((), || {
-        if !registry::is_ours(old) {
-            registry::detach(new);
-        } else {
-            // In the place of what the number was before: it is never without a state meanwhile.
-            process::close_on_exec(new);
-            if registry::duplicated(old, new).is_err() {
-                // It would be a way around the keys.
-                log::warn!("descriptor {new}: a duplicate that cannot be followed");
-            }
+        family::Found::NoStream => {
+            registry::fresh(fd, marks::PLAIN);
+            NO_CELL
         }
-    });
+    })
+}
+
+/// The call is over.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_unwatch(cell: c_int) {
+    family::end(family::Cell::from_raw(if cell == -2 { -1 } else { cell }));
+}
+
+/// `dup(2)` or `fcntl(F_DUPFD)` of a TLS socket; `ENOPROTOOPT` if it is none any more.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_duplicate(old: c_int, least: c_int) -> c_int {
+    guard(old, || {
+        registry::entry(old)?;
+        registry::duplicate(old, (least >= 0).then_some(least))
+    })
+}
+
+/// `dup3(2)` of or over a TLS socket.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_replace(old: c_int, new: c_int, flags: c_int) -> c_int {
+    guard(old, || registry::replace(old, new, flags))
+}
+
+/// The lowest free number, from `least` on if that is not negative, as a descriptor that can do nothing.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_placeholder(least: c_int) -> c_int {
+    guard(-1, || {
+        net::placeholder((least >= 0).then_some(least)).map_err(Error::Os)
+    })
+}
+
+/// Whether a TLS socket's number is that in the table of the calling process, too.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_is_here(fd: c_int) -> bool {
+    guard_infallible(true, || {
+        !process::uktls_preload_in_vfork() || registry::is_same(fd)
+    })
 }
 
 /// The kernel has just given the number out anew.
 #[unsafe(no_mangle)]
-pub extern "C" fn uktls_preload_reused(fd: c_int) {
+pub extern "C" fn uktls_preload_fresh(fd: c_int, is_stream: bool) {
+    let mark = if is_stream { marks::SOLE } else { marks::PLAIN };
+    guard_infallible((), || registry::fresh(fd, mark));
+}
+
+/// `new` has just been made a plain duplicate of `old`.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_inherit(old: c_int, new: c_int) {
+    guard_infallible((), || {
+        let class = match marks::get(old) {
+            mark if mark & (marks::SOLE | marks::TWIN) != 0 => marks::TWIN,
+            mark => mark & (marks::WATCHED | marks::REFUSED),
+        };
+        if class == marks::WATCHED {
+            family::watch_as(old, new);
+        }
+        registry::fresh(new, class);
+        if process::is_remembered() {
+            registry::came_over(new);
+        }
+    });
+}
+
+/// The number has come from another process, or may have.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_number_came(fd: c_int) {
     if !process::uktls_preload_in_vfork() {
-        guard_infallible((), || drop(registry::detach(fd)));
+        guard_infallible((), || registry::came(fd));
     }
 }
 
-/// Whether `fd` is the socket that its state was made for. The child of a vfork has something else under
-/// a number without that the parent has: the state stays.
+/// The number's socket has been passed on.
 #[unsafe(no_mangle)]
-pub extern "C" fn uktls_preload_verify(fd: c_int) -> bool {
-    guard_infallible(true, || match process::uktls_preload_in_vfork() {
-        true => registry::is_same(fd),
-        false => registry::verify(fd),
-    })
+pub extern "C" fn uktls_preload_passed(fd: c_int) {
+    guard_infallible((), || registry::passed(fd));
+}
+
+/// A slot for the calls of a thread; NULL if there is none left.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_take_slot() -> *const Slot {
+    in_flight::TABLE
+        .take()
+        .map_or(core::ptr::null(), core::ptr::from_ref)
+}
+
+/// The thread ends.
+///
+/// # Safety
+/// `slot` is one of `uktls_preload_take_slot`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn uktls_preload_give_slot(slot: *const Slot) {
+    // SAFETY: our caller's promise; slots are never freed.
+    if let Some(slot) = unsafe { slot.as_ref() } {
+        in_flight::TABLE.give(slot);
+    }
+}
+
+/// A call for which there is no slot begins (1) or ends (-1).
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_unnoted(change: c_int) {
+    in_flight::TABLE.count_unnoted(change > 0);
+}
+
+/// The process is about to fork.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_before_fork() {
+    guard_infallible((), registry::before_fork);
+}
+
+/// In the child of a fork.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_after_fork() {
+    guard_infallible((), registry::after_fork);
 }
 
 fn last_error() -> Error {

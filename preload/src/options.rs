@@ -104,6 +104,10 @@ fn reason(decline: c_int) -> Option<(&'static Counter, &'static str)> {
             &STATS.declined_own_bio,
             "the TLS library writes by functions of the program",
         )),
+        3 => Some((
+            &STATS.declined_stream,
+            "aio_write of the C library may yet write to it",
+        )),
         _ => Some((
             &STATS.declined_stream,
             "the C library has a stream for it (fdopen)",

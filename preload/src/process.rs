@@ -6,13 +6,21 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use uktls::capi::guard::guard_infallible;
+use uktls::sys::in_flight;
 use uktls::{fork, registry, stats};
 
 /// The library has just been loaded. The settings are read before the program changes its environment
 /// (nginx does) or its user.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_start() {
+    registry::see_all();
+    in_flight::set_own(uktls_own_slot);
     guard_infallible((), || stats::open_file_early(&registry::config()));
+    guard_infallible((), registry::reserve);
+}
+
+unsafe extern "C" {
+    safe fn uktls_own_slot() -> *const in_flight::Slot;
 }
 
 /// Remembers which process this is, before it has its first connection.

@@ -35,23 +35,23 @@ use crate::sys::scatter::Destination;
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub unsafe extern "C" fn tls_recv(fd: c_int, buf: *mut c_void, len: usize, flags: c_int) -> isize {
     guard(fd, || {
-        let found = registry::entry(fd)?;
-        let Some(receiver) = found
-            .get()?
-            .receiving()
-            .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
-        else {
-            // SAFETY: our caller's promise, passed on.
-            return Ok(unsafe { plain::recv(fd, buf, len, flags) }.map(count)?);
-        };
-        // The kernel receives no more at once, whatever is asked for.
-        let segments = [segment(buf, len.min(COUNT_MAX))?];
-        // SAFETY: our caller's promise.
-        let mut out = unsafe { Destination::new(&segments) };
-        let mut received = Received::default();
-        receiver
-            .receive(&mut out, request(flags, false), &mut received)
-            .map(count)
+        registry::with(fd, |socket| {
+            let Some(receiver) = socket
+                .receiving()
+                .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
+            else {
+                // SAFETY: our caller's promise, passed on.
+                return Ok(unsafe { plain::recv(fd, buf, len, flags) }.map(count)?);
+            };
+            // The kernel receives no more at once, whatever is asked for.
+            let segments = [segment(buf, len.min(COUNT_MAX))?];
+            // SAFETY: our caller's promise.
+            let mut out = unsafe { Destination::new(&segments) };
+            let mut received = Received::default();
+            receiver
+                .receive(&mut out, request(flags, false), &mut received)
+                .map(count)
+        })
     })
 }
 
@@ -71,53 +71,53 @@ pub unsafe extern "C" fn tls_recv(fd: c_int, buf: *mut c_void, len: usize, flags
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub unsafe extern "C" fn tls_recvmsg(fd: c_int, msg: *mut libc::msghdr, flags: c_int) -> isize {
     guard(fd, || {
-        let found = registry::entry(fd)?;
-        let Some(receiver) = found
-            .get()?
-            .receiving()
-            .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
-        else {
-            // SAFETY: our caller's promise, passed on.
-            return Ok(unsafe { plain::recvmsg(fd, msg, flags) }.map(count)?);
-        };
-        is_writable(msg, size_of::<libc::msghdr>())?;
-        // SAFETY: a struct of our caller's own, as it promises; memory that can be written to.
-        let msg = unsafe { msg.as_mut() }.ok_or(Error::BadAddress)?;
-        let segments = segments(msg)?;
-        // SAFETY: our caller's promise.
-        let mut out = unsafe { Destination::new(&segments) };
-        // What cannot be written to has no room, as the kernel's put_cmsg has it.
-        let longest = msg.msg_controllen.min(control::MESSAGE_MAX);
-        let room = match is_writable(msg.msg_control, longest) {
-            Err(_) => 0,
-            Ok(()) => msg.msg_controllen,
-        };
-        let mut received = Received::default();
-        let request = request(flags, control::tells_type(room));
-        let result = receiver.receive(&mut out, request, &mut received);
-        let mut written = 0;
-        // The one flag of the call that the kernel gives back.
-        let mut msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
-        if let Some(content_type) = received.content_type {
-            let message = control::record_type_message(content_type, room);
-            // RX-18: also in front of an error.
-            // SAFETY: the message is no longer than `room` or `longest`, which are writable.
-            unsafe {
-                msg.msg_control
-                    .cast::<u8>()
-                    .copy_from_nonoverlapping(message.bytes.as_ptr(), message.len);
+        registry::with(fd, |socket| {
+            let Some(receiver) = socket
+                .receiving()
+                .filter(|_| flags & libc::MSG_ERRQUEUE == 0)
+            else {
+                // SAFETY: our caller's promise, passed on.
+                return Ok(unsafe { plain::recvmsg(fd, msg, flags) }.map(count)?);
+            };
+            is_writable(msg, size_of::<libc::msghdr>())?;
+            // SAFETY: a struct of our caller's own, as it promises; memory that can be written to.
+            let msg = unsafe { msg.as_mut() }.ok_or(Error::BadAddress)?;
+            let segments = segments(msg)?;
+            // SAFETY: our caller's promise.
+            let mut out = unsafe { Destination::new(&segments) };
+            // What cannot be written to has no room, as the kernel's put_cmsg has it.
+            let longest = msg.msg_controllen.min(control::MESSAGE_MAX);
+            let room = match is_writable(msg.msg_control, longest) {
+                Err(_) => 0,
+                Ok(()) => msg.msg_controllen,
+            };
+            let mut received = Received::default();
+            let request = request(flags, control::tells_type(room));
+            let result = receiver.receive(&mut out, request, &mut received);
+            let mut written = 0;
+            // The one flag of the call that the kernel gives back.
+            let mut msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
+            if let Some(content_type) = received.content_type {
+                let message = control::record_type_message(content_type, room);
+                // RX-18: also in front of an error.
+                // SAFETY: the message is no longer than `room` or `longest`, which are writable.
+                unsafe {
+                    msg.msg_control
+                        .cast::<u8>()
+                        .copy_from_nonoverlapping(message.bytes.as_ptr(), message.len);
+                }
+                written = message.len;
+                msg_flags |= if message.is_cut { libc::MSG_CTRUNC } else { 0 };
             }
-            written = message.len;
-            msg_flags |= if message.is_cut { libc::MSG_CTRUNC } else { 0 };
-        }
-        let len = result?;
-        if received.end_of_record {
-            msg_flags |= libc::MSG_EOR;
-        }
-        msg.msg_namelen = 0;
-        msg.msg_controllen = written;
-        msg.msg_flags = msg_flags;
-        Ok(count(len))
+            let len = result?;
+            if received.end_of_record {
+                msg_flags |= libc::MSG_EOR;
+            }
+            msg.msg_namelen = 0;
+            msg.msg_controllen = written;
+            msg.msg_flags = msg_flags;
+            Ok(count(len))
+        })
     })
 }
 

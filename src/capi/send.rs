@@ -44,15 +44,18 @@ pub unsafe extern "C" fn tls_send(
     flags: c_int,
 ) -> isize {
     guard(fd, || {
-        let found = registry::entry(fd)?;
-        let Some(connection) = found.get()?.tx() else {
-            // SAFETY: our caller's promise, passed on.
-            return Ok(unsafe { plain::send(fd, buf, len, flags) }.map(count)?);
-        };
-        let flags = control::flags(flags)?;
-        // SAFETY: our caller's promise.
-        let data = unsafe { span(buf.cast(), len) }?;
-        connection.send(&[data], None, flags).map(count)
+        registry::with(fd, |socket| {
+            let Some(connection) = socket.tx() else {
+                return registry::plainly(fd, || {
+                    // SAFETY: our caller's promise, passed on.
+                    Ok(unsafe { plain::send(fd, buf, len, flags) }.map(count)?)
+                });
+            };
+            let flags = control::flags(flags)?;
+            // SAFETY: our caller's promise.
+            let data = unsafe { span(buf.cast(), len) }?;
+            connection.send(&[data], None, flags).map(count)
+        })
     })
 }
 
@@ -72,25 +75,28 @@ pub unsafe extern "C" fn tls_send(
 #[cfg_attr(feature = "capi", unsafe(no_mangle))]
 pub unsafe extern "C" fn tls_sendmsg(fd: c_int, msg: *const libc::msghdr, flags: c_int) -> isize {
     guard(fd, || {
-        let found = registry::entry(fd)?;
-        let Some(connection) = found.get()?.tx() else {
-            // SAFETY: our caller's promise, passed on.
-            return Ok(unsafe { plain::sendmsg(fd, msg, flags) }.map(count)?);
-        };
-        // SAFETY: a struct of integers and raw pointers.
-        let msg = unsafe { read(msg) }?;
-        let flags = control::flags(flags)?;
-        // SAFETY: our caller's promise for the pointers in the struct.
-        let data = unsafe { iovecs(&msg) }?;
-        // SAFETY: as above.
-        let control = unsafe { bytes(msg.msg_control.cast(), msg.msg_controllen) }?;
-        let content_type = control::record_type(control)?;
-        if content_type.is_some() && flags.more {
-            return Err(Error::Invalid);
-        }
-        connection
-            .send(data.as_slice(), content_type, flags)
-            .map(count)
+        registry::with(fd, |socket| {
+            let Some(connection) = socket.tx() else {
+                return registry::plainly(fd, || {
+                    // SAFETY: our caller's promise, passed on.
+                    Ok(unsafe { plain::sendmsg(fd, msg, flags) }.map(count)?)
+                });
+            };
+            // SAFETY: a struct of integers and raw pointers.
+            let msg = unsafe { read(msg) }?;
+            let flags = control::flags(flags)?;
+            // SAFETY: our caller's promise for the pointers in the struct.
+            let data = unsafe { iovecs(&msg) }?;
+            // SAFETY: as above.
+            let control = unsafe { bytes(msg.msg_control.cast(), msg.msg_controllen) }?;
+            let content_type = control::record_type(control)?;
+            if content_type.is_some() && flags.more {
+                return Err(Error::Invalid);
+            }
+            connection
+                .send(data.as_slice(), content_type, flags)
+                .map(count)
+        })
     })
 }
 
@@ -113,31 +119,33 @@ pub unsafe extern "C" fn tls_sendpage(
     flags: c_int,
 ) -> isize {
     guard(fd, || {
-        let found = registry::entry(fd)?;
-        let mut send_flags = control::flags(flags & !MSG_SENDPAGE_NOTLAST)?;
-        send_flags.more |= flags & MSG_SENDPAGE_NOTLAST != 0;
-        if page.is_null() && size > 0 {
-            return Err(Error::BadAddress);
-        }
-        let in_range = offset
-            .checked_add(size)
-            .is_some_and(|end| isize::try_from(end).is_ok());
-        if !in_range {
-            return Err(Error::Invalid);
-        }
-        let start = page.cast::<u8>().wrapping_add(offset);
-        let Some(connection) = found.get()?.tx() else {
-            // SAFETY: our caller's promise, passed on.
-            let sent =
-                unsafe { plain::send(fd, start.cast(), size, flags & !MSG_SENDPAGE_NOTLAST) };
-            return Ok(sent.map(count)?);
-        };
-        if size == 0 {
-            return connection.send(&[], None, send_flags).map(count);
-        }
-        // SAFETY: readable and unchanged until released, by our caller's promise.
-        let pages = unsafe { Pages::new(start, size) };
-        connection.send_pages(pages, send_flags).map(count)
+        registry::with(fd, |socket| {
+            let mut send_flags = control::flags(flags & !MSG_SENDPAGE_NOTLAST)?;
+            send_flags.more |= flags & MSG_SENDPAGE_NOTLAST != 0;
+            if page.is_null() && size > 0 {
+                return Err(Error::BadAddress);
+            }
+            let in_range = offset
+                .checked_add(size)
+                .is_some_and(|end| isize::try_from(end).is_ok());
+            if !in_range {
+                return Err(Error::Invalid);
+            }
+            let start = page.cast::<u8>().wrapping_add(offset);
+            let Some(connection) = socket.tx() else {
+                return registry::plainly(fd, || {
+                    let flags = flags & !MSG_SENDPAGE_NOTLAST;
+                    // SAFETY: our caller's promise, passed on.
+                    Ok(unsafe { plain::send(fd, start.cast(), size, flags) }.map(count)?)
+                });
+            };
+            if size == 0 {
+                return connection.send(&[], None, send_flags).map(count);
+            }
+            // SAFETY: readable and unchanged until released, by our caller's promise.
+            let pages = unsafe { Pages::new(start, size) };
+            connection.send_pages(pages, send_flags).map(count)
+        })
     })
 }
 
@@ -158,38 +166,41 @@ pub unsafe extern "C" fn tls_sendfile(
     count: usize,
 ) -> isize {
     guard(fd, || {
-        let found = registry::entry(fd)?;
-        let Some(connection) = found.get()?.tx() else {
-            // SAFETY: our caller's promise, passed on.
-            return Ok(unsafe { plain::sendfile(fd, in_fd, offset, count) }.map(self::count)?);
-        };
-        net::borrow(in_fd)?;
-        if offset.is_null() && net::is_stream(in_fd) {
-            return Err(Error::Invalid);
-        }
-        let start = match offset.is_null() {
-            true => None,
-            // SAFETY: an integer.
-            false => Some(unsafe { read(offset) }?),
-        };
-        is_writable(offset, start.map_or(0, |start| size_of_val(&start)))?;
-        let position = start
-            .map(u64::try_from)
-            .transpose()
-            .map_err(|_| Error::Invalid)?;
-        let source = FileSource {
-            fd: in_fd,
-            offset: position,
-            count: count.min(COUNT_MAX),
-            no_wait: false,
-            pipe: false,
-        };
-        let accepted = connection.send_file(source, SendFlags::default())?;
-        if let Some(start) = start {
-            // SAFETY: writable, as has been seen.
-            unsafe { offset.write_unaligned(start + accepted as libc::off_t) };
-        }
-        Ok(self::count(accepted))
+        registry::with(fd, |socket| {
+            let Some(connection) = socket.tx() else {
+                return registry::plainly(fd, || {
+                    // SAFETY: our caller's promise, passed on.
+                    Ok(unsafe { plain::sendfile(fd, in_fd, offset, count) }.map(self::count)?)
+                });
+            };
+            net::borrow(in_fd)?;
+            if offset.is_null() && net::is_stream(in_fd) {
+                return Err(Error::Invalid);
+            }
+            let start = match offset.is_null() {
+                true => None,
+                // SAFETY: an integer.
+                false => Some(unsafe { read(offset) }?),
+            };
+            is_writable(offset, start.map_or(0, |start| size_of_val(&start)))?;
+            let position = start
+                .map(u64::try_from)
+                .transpose()
+                .map_err(|_| Error::Invalid)?;
+            let source = FileSource {
+                fd: in_fd,
+                offset: position,
+                count: count.min(COUNT_MAX),
+                no_wait: false,
+                pipe: false,
+            };
+            let accepted = connection.send_file(source, SendFlags::default())?;
+            if let Some(start) = start {
+                // SAFETY: writable, as has been seen.
+                unsafe { offset.write_unaligned(start + accepted as libc::off_t) };
+            }
+            Ok(self::count(accepted))
+        })
     })
 }
 
@@ -219,59 +230,62 @@ pub unsafe extern "C" fn tls_splice(
 ) -> isize {
     guard(known_end(fd_in, fd_out), || {
         let outward = !is_source(fd_in, fd_out);
-        let (found, pipe) = match outward {
-            true => (registry::entry(fd_out)?, fd_in),
-            false => (registry::entry(fd_in)?, fd_out),
+        let (end, pipe) = match outward {
+            true => (fd_out, fd_in),
+            false => (fd_in, fd_out),
         };
-        let socket = found.get()?;
-        let has_keys = match outward {
-            true => socket.tx().is_some(),
-            false => socket.rx().is_some(),
-        };
-        if !has_keys {
-            let (from, to) = ((fd_in, off_in), (fd_out, off_out));
-            // SAFETY: our caller's promise, passed on.
-            return Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?);
-        }
-        let known = libc::SPLICE_F_MOVE
-            | libc::SPLICE_F_NONBLOCK
-            | libc::SPLICE_F_MORE
-            | libc::SPLICE_F_GIFT;
-        if flags & !known != 0 {
-            return Err(Error::Invalid);
-        }
-        if !net::is_pipe(pipe)? {
-            return Err(Error::Invalid);
-        }
-        let (of_pipe, of_socket) = match outward {
-            true => (off_in, off_out),
-            false => (off_out, off_in),
-        };
-        if !of_pipe.is_null() {
-            return Err(Error::Os(rustix::io::Errno::SPIPE));
-        }
-        if !of_socket.is_null() {
-            return Err(Error::Invalid);
-        }
-        let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
-        if let Some(receiver) = socket.rx().filter(|_| !outward) {
-            return receiver.splice(pipe, count, no_wait).map(self::count);
-        }
-        let connection = socket.tx().ok_or(Error::NoTls)?;
-        let send_flags = SendFlags {
-            more: flags & libc::SPLICE_F_MORE != 0,
-            // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
-            dont_wait: false,
-            no_signal: false,
-        };
-        let source = FileSource {
-            fd: pipe,
-            offset: None,
-            count,
-            no_wait,
-            pipe: true,
-        };
-        connection.send_file(source, send_flags).map(self::count)
+        registry::with(end, |socket| {
+            let has_keys = match outward {
+                true => socket.tx().is_some(),
+                false => socket.rx().is_some(),
+            };
+            if !has_keys {
+                let (from, to) = ((fd_in, off_in), (fd_out, off_out));
+                return registry::plainly(fd_out, || {
+                    // SAFETY: our caller's promise, passed on.
+                    Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?)
+                });
+            }
+            let known = libc::SPLICE_F_MOVE
+                | libc::SPLICE_F_NONBLOCK
+                | libc::SPLICE_F_MORE
+                | libc::SPLICE_F_GIFT;
+            if flags & !known != 0 {
+                return Err(Error::Invalid);
+            }
+            if !net::is_pipe(pipe)? {
+                return Err(Error::Invalid);
+            }
+            let (of_pipe, of_socket) = match outward {
+                true => (off_in, off_out),
+                false => (off_out, off_in),
+            };
+            if !of_pipe.is_null() {
+                return Err(Error::Os(rustix::io::Errno::SPIPE));
+            }
+            if !of_socket.is_null() {
+                return Err(Error::Invalid);
+            }
+            let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
+            if let Some(receiver) = socket.rx().filter(|_| !outward) {
+                return receiver.splice(pipe, count, no_wait).map(self::count);
+            }
+            let connection = socket.tx().ok_or(Error::NoTls)?;
+            let send_flags = SendFlags {
+                more: flags & libc::SPLICE_F_MORE != 0,
+                // The pipe's only: room is the socket's O_NONBLOCK (TX-47).
+                dont_wait: false,
+                no_signal: false,
+            };
+            let source = FileSource {
+                fd: pipe,
+                offset: None,
+                count,
+                no_wait,
+                pipe: true,
+            };
+            connection.send_file(source, send_flags).map(self::count)
+        })
     })
 }
 
@@ -338,16 +352,17 @@ pub extern "C" fn tls_shutdown(fd: c_int, how: c_int) -> c_int {
         if !matches!(how, libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR) {
             return Err(Error::Invalid);
         }
-        let found = registry::entry(fd)?;
-        let Some(connection) = found.get()?.tx().filter(|_| how != libc::SHUT_RD) else {
-            net::shutdown(fd, how)?;
-            return Ok(0);
-        };
-        if how == libc::SHUT_RDWR {
-            net::shutdown(fd, libc::SHUT_RD)?;
-        }
-        connection.shutdown_write()?;
-        Ok(0)
+        registry::with(fd, |socket| {
+            let Some(connection) = socket.tx().filter(|_| how != libc::SHUT_RD) else {
+                net::shutdown(fd, how)?;
+                return Ok(0);
+            };
+            if how == libc::SHUT_RDWR {
+                net::shutdown(fd, libc::SHUT_RD)?;
+            }
+            connection.shutdown_write()?;
+            Ok(0)
+        })
     })
 }
 

@@ -10,10 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
 use rustix::io::Errno;
 
-use super::{LINGERING, config, slots};
+use super::{LINGERING, config, world};
 use crate::error::Error;
 use crate::sync::try_lock;
 use crate::sys::fork_guard;
@@ -79,8 +78,8 @@ fn for_each_unsent(deadline: Instant, drain: impl Fn(&Arc<Connection>)) {
             drain(connection);
         }
     };
-    slots()
-        .filter_map(|(_, slot)| ArcSwapOption::load_full(slot))
+    world::states()
+        .filter_map(|(_, socket)| Option::clone(&socket))
         .filter(|socket| socket.is_of(fork_guard::epoch()))
         .filter_map(|socket| socket.tx().cloned())
         .for_each(|connection| each(&connection));

@@ -1,106 +1,191 @@
-//! Descriptors that the program has duplicated: all of them are the same connection.
-//!
-//! Nobody tells the library of a `dup(2)`. A number that it does not know is looked up by its
-//! socket, which costs only calls that would have failed; and when the last known number of a socket
-//! is closed, an epoll set that has watched it tells whether the socket lives on.
+//! Numbers that come into being: duplicates, numbers that take the place of others, numbers from elsewhere.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use rustix::event::epoll;
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-
-use super::{Found, Index, Socket, attach_lock, install_locked, slot};
+use super::closing::end;
+use super::drain::drain_one;
+use super::family::remember_highest;
+use super::keys::Kernel;
+use super::{NUMBERS, Socket, config, is_ours};
 use crate::error::{Error, Result};
-use crate::sys::fork_guard;
+use crate::sys::identity;
 use crate::sys::kept::Kept;
-use crate::sys::net::{self, borrow};
+use crate::sys::{family, marks, net, streams};
 
-/// Finds the state of an unknown number by its socket, and remembers it.
-pub(super) fn adopt(fd: RawFd) -> Result<Found> {
+/// `dup(2)` of the TLS socket `old`, or `fcntl(F_DUPFD)` with the `least` number that it may get. The duplicate closes
+/// itself on `exec`, as the next program would not have the keys.
+///
+/// The number is taken first, by a descriptor that nothing can be read from or written to, so that it is marked before
+/// the socket is behind it.
+///
+/// # Errors
+/// As `dup(2)`; `EBUSY` if a call by the number that would be taken does not end.
+pub fn duplicate(old: RawFd, least: Option<RawFd>) -> Result<RawFd> {
+    let number = net::placeholder(least).map_err(Error::Os)?;
+    let result = put_over(old, number, libc::O_CLOEXEC);
+    if result.is_err() {
+        let _ = net::close(number);
+    }
+    result
+}
+
+/// `dup2(2)`, or `dup3(2)` with its flags, of `old` over `new`, one of which is a TLS socket's or may become one.
+///
+/// # Errors
+/// As `dup3(2)`; `EBUSY` also if a call that writes by `new` does not end.
+pub fn replace(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
+    if flags & !libc::O_CLOEXEC != 0 {
+        return Err(Error::Invalid);
+    }
+    net::is_open(old)?;
+    put_over(old, new, flags)
+}
+
+/// Lets `closing` close the number `fd` of a TLS socket behind our back, as the C library does: first a descriptor that
+/// nothing can be written to takes its place.
+///
+/// # Errors
+/// `EMFILE`; those of `closing`.
+pub fn close_by<T>(fd: RawFd, closing: impl FnOnce() -> Result<T>) -> Result<T> {
+    let place = net::placeholder(None).map_err(Error::Os)?;
+    let put = put_over(place, fd, libc::O_CLOEXEC);
+    let _ = net::close(place);
+    put?;
+    closing()
+}
+
+fn put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
+    let mut kept = keep(new);
+    let mut change = NUMBERS.begin(new)?;
+    change.wait_out()?;
+    let mut are_streams_off = false;
+    loop {
+        let is_tls = is_ours(old);
+        if is_tls && !are_streams_off {
+            streams::leave(new).map_err(Error::Os)?;
+            are_streams_off = true;
+        }
+        let flags = if is_tls { libc::O_CLOEXEC } else { flags };
+        let spare = kept.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let result = change.take_after(old, is_tls, |mine, other| {
+            if let Some(mine) = mine {
+                mine.move_to(other.unwrap_or(spare));
+            }
+            net::dup3(old, new, flags).map_err(|errno| {
+                if let Some(mine) = mine {
+                    mine.move_to(new);
+                }
+                Error::Os(errno)
+            })
+        });
+        match result {
+            // It has become one meanwhile.
+            Err(Error::WouldBlock) => continue,
+            Err(error) => {
+                drop(change);
+                if are_streams_off && !is_ours(new) {
+                    streams::back(new);
+                }
+                return Err(error);
+            }
+            Ok((_, left)) => {
+                drop(change);
+                if !is_tls {
+                    streams::back(new);
+                }
+                if let Some(left) = left.filter(|left| left.other.is_none()) {
+                    end(&left.socket, kept.take());
+                }
+                return Ok(new);
+            }
+        }
+    }
+}
+
+/// A descriptor for what `fd` is now: what lies in its queue goes out by it, and what it is closes when nobody waits for
+/// that.
+fn keep(fd: RawFd) -> Option<Kept> {
+    let kept = net::duplicate(fd).ok();
+    if kept.is_none()
+        && let Ok(found) = NUMBERS.find(fd)
+        && let Some(connection) = found.as_ref().and_then(|socket| socket.tx())
+    {
+        // No descriptor left: wait here instead, for as long as the reader takes anything.
+        drain_one(connection, config().linger);
+    }
+    kept
+}
+
+/// The kernel has just given `fd` out for something new in this process, of which `mark` is known.
+pub fn fresh(fd: RawFd, mark: u8) {
+    if mark != marks::PLAIN {
+        remember_highest(fd);
+    }
+    if let Some((socket, was_last)) = NUMBERS.fresh(fd, mark) {
+        // Its last descriptor was closed behind our back.
+        if was_last {
+            socket.move_to(-1);
+        }
+        streams::back(fd);
+    }
+}
+
+/// `fd` has come from elsewhere: by `SCM_RIGHTS`, `pidfd_getfd(2)`, or over `exec`. It may be one of a TLS socket's, of
+/// this process or of another.
+pub fn came(fd: RawFd) {
+    fresh(fd, marks::PLAIN);
+    let Some(identity) = identity::of(fd).filter(|_| identity::is_stream(fd)) else {
+        return;
+    };
+    family::watch(fd, false);
+    fresh(fd, marks::WATCHED);
+    match NUMBERS.join(identity, fd, &Kernel { identity }) {
+        Ok(_) => net::close_on_exec(fd),
+        Err(Error::NoTls) if identity::is_signed(fd) == Ok(false) => {}
+        Err(error) => {
+            log::info!("descriptor {fd}: refused, as it cannot be served: {error}");
+            fresh(fd, marks::REFUSED);
+        }
+    }
+}
+
+/// The socket of `fd` has been passed to another process.
+pub fn passed(fd: RawFd) {
+    family::watch(fd, false);
+    let mark = marks::mark(fd).map_or(0, |mark| mark.fetch_or(marks::WATCHED, Ordering::AcqRel));
+    if mark & (marks::SOLE | marks::TWIN | marks::WATCHED) == 0 {
+        // No stream socket that could get keys, or one that has some by now: others see that by the sign.
+        if let Some(place) = marks::mark(fd) {
+            place.fetch_and(!marks::WATCHED, Ordering::AcqRel);
+        }
+        if mark & marks::TLS != 0 {
+            let _ = identity::sign(fd);
+        }
+    } else if let Some(place) = marks::mark(fd) {
+        place.fetch_and(!(marks::SOLE | marks::TWIN), Ordering::AcqRel);
+    }
+}
+
+/// `fd` has been duplicated without this library: if the socket has keys by now, the duplicate has them too.
+pub fn came_over(fd: RawFd) {
+    if let Some(identity) = identity::of(fd)
+        && NUMBERS.by_identity(identity).is_some()
+        && NUMBERS
+            .join(identity, fd, &Kernel { identity })
+            .is_err_and(|error| error != Error::NoTls)
+    {
+        fresh(fd, marks::REFUSED);
+    }
+}
+
+/// With the C library: a number that is not known, which may be a duplicate of one that is.
+///
+/// # Errors
+/// [`Error::NoTls`] if it is none; `EBADF`, `ENOTSOCK`.
+pub(super) fn look_up(fd: RawFd) -> Result<Arc<Socket>> {
     net::endpoint(fd)?;
-    adopt_locked(&mut attach_lock(), fd)?;
-    let guard = slot(fd).ok_or(Error::NoTls)?.load();
-    match guard.is_some() {
-        true => Ok(Found(guard)),
-        // Closed by another thread meanwhile.
-        false => Err(Error::NoTls),
-    }
+    let identity = identity::of(fd).ok_or(Error::NoTls)?;
+    NUMBERS.join(identity, fd, &Kernel { identity })
 }
-
-/// As [`adopt`], under the lock from the look at the number on: whoever puts another socket under it
-/// tells the table afterwards, and so has the last word.
-pub(super) fn adopt_locked(index: &mut Index, fd: RawFd) -> Result<()> {
-    let identity = fork_guard::identity(fd).ok_or(Error::NoTls)?;
-    let known = index.get(&identity).and_then(Weak::upgrade);
-    install_locked(index, fd, known.ok_or(Error::NoTls)?)
-}
-
-/// The epoll set with a socket in it that is about to be closed. The kernel takes a socket out when
-/// its last descriptor is closed, in whatever process.
-pub(super) struct Tomb(MutexGuard<'static, Option<Set>>);
-
-struct Set {
-    epoll: Kept,
-    /// The set's list of what it watches, in `/proc`.
-    list: Kept,
-}
-
-impl Tomb {
-    /// Watches the socket `fd`. `None` without `/proc` or free descriptors: then a close is taken for
-    /// the last one.
-    pub(super) fn of(fd: RawFd) -> Option<Tomb> {
-        let mut set = SET.lock().unwrap_or_else(PoisonError::into_inner);
-        if set.is_none() {
-            *set = Set::new().ok();
-        }
-        let flags = epoll::EventFlags::empty();
-        let data = epoll::EventData::new_u64(0);
-        epoll::add(&set.as_ref()?.epoll, borrow(fd).ok()?, data, flags).ok()?;
-        Some(Tomb(set))
-    }
-
-    /// A descriptor of this process for `socket`, if that has survived its close.
-    pub(super) fn another(&self, socket: &Socket) -> Option<RawFd> {
-        let set = self.0.as_ref()?;
-        let identity = socket.identity()?;
-        let mut list = [0; 4096];
-        let len = rustix::io::pread(&set.list, &mut list, 0).ok()?;
-        let inode = format!(" ino:{:x} ", identity);
-        let listed = core::str::from_utf8(&list[..len]).ok()?.contains(&inode);
-        // Only now is it worth to look at every descriptor: another process may be the survivor.
-        if listed || len == list.len() {
-            number_of(identity)
-        } else {
-            None
-        }
-    }
-}
-
-impl Set {
-    fn new() -> core::result::Result<Set, Errno> {
-        let epoll = Kept::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-        let path = format!("/proc/self/fdinfo/{}", epoll.as_raw_fd());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let list = Kept::new(rustix::fs::open(path, flags, Mode::empty())?);
-        Ok(Set { epoll, list })
-    }
-}
-
-/// The lowest descriptor of this process for a socket.
-fn number_of(identity: fork_guard::Identity) -> Option<RawFd> {
-    std::fs::read_dir("/proc/self/fd")
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .find(|fd| fork_guard::identity(*fd) == Some(identity))
-}
-
-/// The set of the parent tells of the parent's descriptors.
-pub(super) fn reset_in_child() {
-    if let Ok(mut set) = SET.try_lock() {
-        *set = None;
-    }
-}
-
-static SET: Mutex<Option<Set>> = Mutex::new(None);

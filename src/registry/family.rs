@@ -1,57 +1,82 @@
 //! Parent and child: what happens to the table around `fork`.
 
-use std::collections::HashMap;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{Index, PROCESS, Socket, process, slots};
+use super::numbers::{Inner, OfSocket};
+use super::{NUMBERS, PROCESS, Socket, came, process, twins};
 use crate::engine::{Engine, Job};
-use crate::sys::fork_guard;
 use crate::sys::net::Linux;
+use crate::sys::{family, fork_guard, identity, in_flight, marks};
 use crate::tx::{Connection, Shared, Waker};
 
-/// Moves every connection to memory that the child will share. The caller holds the table.
-pub(crate) fn share_all() {
-    let epoch = fork_guard::epoch();
-    for socket in slots().filter_map(|(_, slot)| slot.load_full()) {
-        if socket.is_of(epoch) {
-            socket.before_fork();
+/// The library has been loaded: prepares what must be there before the first fork, and looks at the descriptors that
+/// the program was started with.
+pub fn reserve() {
+    family::map();
+    twins::for_each_open_below(INHERITED, came);
+}
+
+/// The process is about to fork, or may have: numbers that no other process had are such that one may have.
+pub fn before_fork() {
+    for fd in 0..HIGHEST.load(Ordering::Relaxed) {
+        let fd = fd as RawFd;
+        let Some(place) = marks::mark(fd) else { break };
+        let mark = place.load(Ordering::Relaxed);
+        let is_keyless = mark & marks::TLS != 0 && mark & marks::TX == 0;
+        if mark & (marks::SOLE | marks::TWIN) == 0 && !is_keyless {
+            continue;
         }
+        family::watch(fd, true);
+        // In this order: it is never unwatched and not sole.
+        place.fetch_or(marks::WATCHED, Ordering::AcqRel);
+        place.fetch_and(!(marks::SOLE | marks::TWIN), Ordering::AcqRel);
+    }
+}
+
+/// In the child: threads of the parent have no calls here.
+pub fn after_fork() {
+    in_flight::TABLE.keep_only(in_flight::own());
+    family::remember_process();
+}
+
+/// A stream socket has got the number `fd`: the table is looked through that far before a fork.
+pub(super) fn remember_highest(fd: RawFd) {
+    let above = usize::try_from(fd).map_or(0, |fd| fd + 1);
+    if HIGHEST.load(Ordering::Relaxed) < above {
+        HIGHEST.fetch_max(above, Ordering::Relaxed);
+    }
+}
+
+/// Moves every connection to memory that the child will share. The caller holds the table.
+pub(crate) fn share_all(table: &Inner<Socket>) {
+    let epoch = fork_guard::epoch();
+    for socket in table.states().filter(|socket| socket.is_of(epoch)) {
+        socket.before_fork();
     }
 }
 
 /// In the child: puts a state of its own in the place of each that its parent, whose epoch was
 /// `parent`, has shared with it. The caller holds the table.
-pub(crate) fn adopt_in_child(parent: u64, index: &mut Index) {
+pub(crate) fn adopt_in_child(parent: u64, table: &mut Inner<Socket>) {
     let late = Arc::new(Shared {
         sys: &Linux,
         pool: Arc::new(Late),
         waker: Arc::new(Late),
         streamers: Default::default(),
     });
-    // Duplicates of a descriptor share one state here, too.
-    let mut adopted: HashMap<*const Socket, Arc<Socket>> = HashMap::new();
-    for (_, slot) in slots() {
-        let Some(theirs) = slot.load_full().filter(|socket| socket.is_of(parent)) else {
-            continue;
-        };
-        let old = Arc::as_ptr(&theirs);
-        if !adopted.contains_key(&old)
-            && let Some(own) = theirs.in_child(Arc::clone(&late), fork_guard::epoch())
-        {
-            let own = Arc::new(own);
-            if let Some(identity) = own.identity() {
-                index.insert(identity, Arc::downgrade(&own));
-            }
-            adopted.insert(old, own);
+    let mut any = false;
+    let is_still = |fd, socket| identity::of(fd) == Some(socket);
+    NUMBERS.in_child(table, is_still, |theirs| {
+        if !theirs.is_of(parent) {
+            return None;
         }
-        if let Some(own) = adopted.get(&old) {
-            slot.store(Some(Arc::clone(own)));
-        }
-        let mut parents = PARENTS.lock().unwrap_or_else(PoisonError::into_inner);
-        parents.push(theirs);
-    }
-    if !adopted.is_empty() {
+        let own = theirs.in_child(Arc::clone(&late), fork_guard::epoch())?;
+        any |= own.has_keys();
+        Some(Arc::new(own))
+    });
+    if any {
         super::publish();
     }
 }
@@ -86,6 +111,8 @@ impl Engine for Late {
     }
 }
 
-/// In a child, what it has from its parent: never dropped, as threads that are not here may have
-/// stopped in the middle of it.
-static PARENTS: Mutex<Vec<Arc<Socket>>> = Mutex::new(Vec::new());
+/// One more than the highest number that a stream socket has had.
+static HIGHEST: AtomicUsize = AtomicUsize::new(0);
+
+/// So many numbers are looked at when a program starts: few are started with more.
+const INHERITED: usize = 1024;

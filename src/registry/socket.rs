@@ -3,14 +3,15 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::numbers::OfSocket;
 use crate::aead::{Cipher, TrafficKeys};
 use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
 use crate::rx::Receiver;
-use crate::sys::fork_guard::Identity;
-use crate::sys::receive;
+use crate::sys::identity::Identity;
+use crate::sys::{marks, receive};
 use crate::tx::{Connection, Settings, Shared};
 
 /// A direction of a connection.
@@ -25,7 +26,7 @@ pub enum Direction {
 /// The TLS state of a socket. Without keys in a direction, that direction is plain.
 pub struct Socket {
     epoch: u64,
-    identity: Option<Identity>,
+    identity: Identity,
     tx: OnceLock<Arc<Connection>>,
     rx: OnceLock<Arc<Receiver>>,
     /// Held while keys are set.
@@ -35,20 +36,32 @@ pub struct Socket {
     zerocopy: AtomicBool,
     /// `TLS_TX_MAX_PAYLOAD_LEN`, for TX keys that come later.
     max_payload: AtomicU16,
-    /// Descriptors of this process that it is known by.
-    numbers: Mutex<Numbers>,
+    /// `TCP_ULP` was set: TLS stays attached without keys, too.
+    ulp: AtomicBool,
+    /// The process has forked while the socket had no keys for sending. If one side sets them, the other could too.
+    forked: AtomicBool,
 }
 
-/// A few descriptors: most sockets have one.
-#[derive(Clone, Default)]
-struct Numbers {
-    first: Option<RawFd>,
-    more: Vec<RawFd>,
+impl OfSocket for Socket {
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn marks(&self) -> u8 {
+        match self.tx.get() {
+            Some(_) => marks::TLS | marks::TX,
+            None => marks::TLS,
+        }
+    }
+
+    fn has_keys(&self) -> bool {
+        self.tx.get().is_some() || self.rx.get().is_some()
+    }
 }
 
 impl Socket {
     /// The state of a socket without keys, in the process of this `epoch`.
-    pub(super) fn new(epoch: u64, identity: Option<Identity>) -> Socket {
+    pub(super) fn new(epoch: u64, identity: Identity) -> Socket {
         Socket {
             epoch,
             identity,
@@ -58,18 +71,24 @@ impl Socket {
             pending: Arc::default(),
             zerocopy: AtomicBool::new(false),
             max_payload: AtomicU16::new(MAX_PLAINTEXT as u16),
-            numbers: Mutex::default(),
+            ulp: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
         }
+    }
+
+    /// `TCP_ULP` has been set; says whether it had been before.
+    pub(super) fn set_ulp(&self) -> bool {
+        self.ulp.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether nothing of it would be missed: an attempt to set keys has failed, and nobody else has made any.
+    pub(super) fn is_bare(&self) -> bool {
+        !self.has_keys() && !self.ulp.load(Ordering::Acquire)
     }
 
     /// Whether it belongs to the process of this epoch.
     pub(super) fn is_of(&self, epoch: u64) -> bool {
         self.epoch == epoch
-    }
-
-    /// What tells the socket from others.
-    pub(super) fn identity(&self) -> Option<Identity> {
-        self.identity
     }
 
     /// The sending direction, if it has keys.
@@ -119,6 +138,10 @@ impl Socket {
         match (direction, self.tx(), self.rx()) {
             (Direction::Tx, Some(connection), _) => connection.rekey(keys),
             (Direction::Rx, _, Some(receiver)) => receiver.rekey(keys),
+            // Where processes have the receiving side in common, each could set keys for the other.
+            (Direction::Tx, None, Some(_)) if self.forked.load(Ordering::Acquire) => {
+                Err(Error::KeysPresent)
+            }
             (Direction::Tx, None, _) => self.start_sending(fd, keys()?),
             (Direction::Rx, _, None) => self.start_receiving(fd, keys()?),
         }
@@ -224,28 +247,6 @@ impl Socket {
         }
     }
 
-    /// The socket is known by the descriptor `fd`, too.
-    pub(super) fn known_by(&self, fd: RawFd) {
-        let mut numbers = self.numbers();
-        match numbers.first {
-            None => numbers.first = Some(fd),
-            Some(_) => numbers.more.push(fd),
-        }
-    }
-
-    /// The socket is not known by `fd` any more. Returns a number that it is still known by.
-    pub(super) fn unknown_by(&self, fd: RawFd) -> Option<RawFd> {
-        let mut numbers = self.numbers();
-        numbers.more.retain(|number| *number != fd);
-        if numbers.first == Some(fd) {
-            numbers.first = numbers.more.pop();
-        }
-        let other = numbers.first;
-        drop(numbers);
-        self.move_to(other.unwrap_or(fd));
-        other
-    }
-
     /// Reads and writes go to the descriptor `fd` from now on: the one before is about to be closed.
     pub(super) fn move_to(&self, fd: RawFd) {
         if let Some(connection) = self.tx() {
@@ -258,6 +259,9 @@ impl Socket {
 
     /// The process is about to fork: both directions move to memory that the child will share.
     pub(super) fn before_fork(&self) {
+        if self.tx().is_none() {
+            self.forked.store(true, Ordering::Release);
+        }
         let result = self
             .tx()
             .map_or(Ok(()), |connection| connection.before_fork());
@@ -273,8 +277,8 @@ impl Socket {
         let child = Socket {
             zerocopy: AtomicBool::new(self.zerocopy()),
             max_payload: AtomicU16::new(self.max_payload.load(Ordering::Relaxed)),
-            // Nobody holds it: the registry's lock, which orders changes, is the forking thread's.
-            numbers: Mutex::new(self.numbers.try_lock().ok()?.clone()),
+            ulp: AtomicBool::new(self.ulp.load(Ordering::Relaxed)),
+            forked: AtomicBool::new(self.forked.load(Ordering::Relaxed)),
             ..Socket::new(epoch, self.identity)
         };
         if let Some(receiver) = self.rx() {
@@ -286,10 +290,6 @@ impl Socket {
             let _ = child.tx.set(connection);
         }
         Some(child)
-    }
-
-    fn numbers(&self) -> MutexGuard<'_, Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

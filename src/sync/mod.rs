@@ -4,6 +4,8 @@
 //! `tx::deferral` explore every interleaving of the code that runs in production.
 #![forbid(unsafe_code)]
 
+#[cfg_attr(loom, allow(dead_code))]
+pub(crate) mod slot;
 pub(crate) mod turn;
 
 #[cfg(all(test, loom))]

@@ -5,26 +5,10 @@
 //! connections remember the one in which they were set up or shared. It lives in a page that the kernel wipes in every child (`MADV_WIPEONFORK`), so that it
 //! is also right in a child that came by a raw `clone`, behind the back of `pthread_atfork`.
 
-use std::num::NonZeroU64;
-use std::os::fd::RawFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-
-use super::net::borrow;
-
-/// What tells one socket from another that has the same descriptor number later.
-pub type Identity = NonZeroU64;
-
-/// The socket behind `fd`, or `None` if it cannot be told.
-#[must_use]
-pub fn identity(fd: RawFd) -> Option<Identity> {
-    let stat = rustix::fs::fstat(borrow(fd).ok()?).ok()?;
-    let is_socket = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_socket();
-    // Every socket is of one file system, so its inode is enough.
-    NonZeroU64::new(stat.st_ino).filter(|_| is_socket)
-}
 
 /// The epoch of this process; never 0, and another one in every child.
 pub fn epoch() -> u64 {

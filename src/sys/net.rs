@@ -324,6 +324,51 @@ pub fn duplicate(fd: RawFd) -> Result<Kept, Errno> {
     Kept::duplicate(borrow(fd)?)
 }
 
+/// The lowest free descriptor number, or the lowest from `least` on, as one that nothing can be read from or written to
+/// (`O_PATH`), and that closes itself on `exec`.
+///
+/// # Errors
+/// `EMFILE`; `EINVAL` if `least` is beyond the limit; the answer of a sandbox to `open(2)`.
+pub fn placeholder(least: Option<RawFd>) -> Result<RawFd, Errno> {
+    use rustix::fd::IntoRawFd;
+    use rustix::fs::{Mode, OFlags};
+    let place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let place = match least {
+        Some(least) if place.as_raw_fd() < least || least < 0 => {
+            rustix::io::fcntl_dupfd_cloexec(&place, least)?
+        }
+        _ => place,
+    };
+    Ok(place.into_raw_fd())
+}
+
+/// `dup3(2)`.
+pub fn dup3(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd, Errno> {
+    // SAFETY: takes no pointer; what `new` is is the program's to replace.
+    check(unsafe { libc::syscall(libc::SYS_dup3, old, new, flags) }).map(|_| new)
+}
+
+/// Whether `fd` is open.
+///
+/// # Errors
+/// `EBADF`.
+pub fn is_open(fd: RawFd) -> Result<(), Errno> {
+    rustix::io::fcntl_getfd(borrow(fd)?).map(drop)
+}
+
+/// Sets `FD_CLOEXEC`.
+pub fn close_on_exec(fd: RawFd) {
+    if let Ok(fd) = borrow(fd) {
+        // Only of a number that is no longer open.
+        let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
+    }
+}
+
+/// As [`linger`], of a descriptor of the library's own.
+pub fn linger_of(fd: &Kept) -> Option<Duration> {
+    sockopt::socket_linger(fd).ok()?
+}
+
 /// The seconds for which the program wants `close` to linger (`SO_LINGER`), if it does.
 pub fn linger(fd: RawFd) -> Option<Duration> {
     sockopt::socket_linger(borrow(fd).ok()?).ok()?

@@ -1,0 +1,159 @@
+/* Calls under way: the slots of threads, and what a call by a marked number does. */
+#include <signal.h>
+#include <stdlib.h>
+
+#include "interpose.h"
+
+__thread struct uktls_slot *uktls_slot __attribute__((tls_model("initial-exec")));
+
+struct uktls_slot *uktls_own_slot(void);
+struct uktls_slot *uktls_own_slot(void)
+{
+    return uktls_slot;
+}
+
+static pthread_key_t at_end;
+static bool has_key;
+
+static void give_slot(void *slot)
+{
+    uktls_slot = NULL;
+    uktls_preload_give_slot(slot);
+}
+
+/* Before there is a second thread. */
+__attribute__((constructor(101))) static void make_key(void)
+{
+    has_key = pthread_key_create(&at_end, give_slot) == 0;
+}
+
+static struct uktls_slot *slot_of_thread(void)
+{
+    struct uktls_slot *slot = uktls_slot;
+
+    if (slot != NULL || !has_key)
+        return slot;
+    slot = uktls_preload_take_slot();
+    if (slot == NULL)
+        return NULL;
+    /* A handler of a signal that came before may have been here first: then this one is lost to the thread's end. */
+    if (uktls_slot != NULL) {
+        uktls_preload_give_slot(slot);
+        return uktls_slot;
+    }
+    uktls_slot = slot;
+    pthread_setspecific(at_end, slot);
+    return slot;
+}
+
+/* Takes the notes of calls off that a siglongjmp has left: on the stack that this call is on, their frames lie deeper
+ * than its own. The stack of signal handlers is another one, from which nothing can be said of the thread's. */
+static void drop_left_calls(struct uktls_slot *slot, char *frame)
+{
+    stack_t other = {.ss_flags = SS_DISABLE};
+    unsigned depth = atomic_load_explicit(&slot->depth, memory_order_relaxed);
+    char *begin, *end;
+
+    if (depth > CALLS)
+        depth = CALLS;
+    sigaltstack(NULL, &other);
+    begin = other.ss_flags & SS_DISABLE ? NULL : other.ss_sp;
+    end = begin == NULL ? NULL : begin + other.ss_size;
+    while (depth > 0) {
+        char *left = atomic_load_explicit(&slot->frames[depth - 1], memory_order_relaxed);
+        bool was_there = left >= begin && left < end, is_there = frame >= begin && frame < end;
+
+        if (was_there == is_there ? left >= frame : !was_there)
+            break;
+        depth--;
+        atomic_store_explicit(&slot->numbers[depth], 0, memory_order_release);
+    }
+    atomic_store_explicit(&slot->depth, depth, memory_order_relaxed);
+}
+
+void uktls_note_slowly(struct call *call, int fd)
+{
+    struct uktls_slot *slot = slot_of_thread();
+    char *frame = __builtin_frame_address(0);
+    unsigned at;
+
+    call->slot = NULL;
+    call->at = 0;
+    if (slot != NULL && atomic_load_explicit(&slot->depth, memory_order_relaxed) != 0)
+        drop_left_calls(slot, frame);
+    at = slot == NULL ? CALLS : atomic_load_explicit(&slot->depth, memory_order_relaxed);
+    if (at >= CALLS) {
+        call->at = 1;
+        uktls_preload_unnoted(1);
+    } else {
+        call->slot = slot;
+        call->at = at;
+        atomic_store_explicit(&slot->depth, at + 1, memory_order_relaxed);
+        atomic_store_explicit(&slot->frames[at], frame, memory_order_relaxed);
+        atomic_store_explicit(&slot->numbers[at], fd + 1, memory_order_relaxed);
+    }
+    /* A slot that has just been taken may not be seen by a thread that finds itself alone, and so makes no barrier. */
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+void uktls_end_unnoted(void)
+{
+    uktls_preload_unnoted(-1);
+}
+
+void uktls_end_watched(struct call *call)
+{
+    int saved = errno;
+
+    uktls_preload_unwatch(call->cell);
+    errno = saved;
+    call->cell = NO_CELL;
+}
+
+void uktls_find_way(struct call *call, int fd, bool writes)
+{
+    int saved = errno;
+
+    for (;;) {
+        uint8_t mark = mark_of(fd);
+        int way;
+
+        if (!(mark & (writes ? SLOW_OUT : SLOW_IN))) {
+            call->way = WAY_PLAIN;
+            errno = saved;
+            return;
+        }
+        if (mark & MARK_WATCHED && !(mark & (MARK_BUSY | (writes ? MARK_TX : MARK_TLS) | MARK_REFUSED))) {
+            int cell = uktls_preload_watch(fd);
+
+            if (cell != -1) {
+                call->way = WAY_WATCHED;
+                call->cell = cell;
+                if (!writes && cell != NO_CELL)
+                    /* A read that sleeps keeps nobody from setting keys. */
+                    uktls_end_watched(call);
+                errno = saved;
+                return;
+            }
+            continue;
+        }
+        end_note(call);
+        way = uktls_preload_way(fd, writes);
+        if (way == WAY_SERVED && UNLIKELY(uktls_vfork_changed) && !uktls_preload_is_here(fd)) {
+            call->way = WAY_PLAIN;
+            errno = saved;
+            return;
+        }
+        call->way = way < 0 ? WAY_FAILED : (uint8_t)way;
+        if (way == WAY_REFUSED)
+            errno = EIO;
+        if (way != WAY_PLAIN && way != WAY_WATCHED) {
+            if (way == WAY_SERVED)
+                errno = saved;
+            return;
+        }
+        if (writes)
+            /* The number may be changed again by now. */
+            note_call(call, fd);
+    }
+}

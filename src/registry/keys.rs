@@ -1,0 +1,155 @@
+//! Attaching TLS to a socket, and setting its keys.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::numbers::{Attaching, OfSocket};
+use super::{Direction, NUMBERS, Socket, publish, twins, world};
+use crate::aead::TrafficKeys;
+use crate::error::{Error, Result};
+use crate::sys::family::Claim;
+use crate::sys::identity::{self, Identity};
+use crate::sys::net::{self, Endpoint};
+use crate::sys::{fork_guard, marks, streams};
+
+/// Attaches TLS to a TCP socket, as setting `TCP_ULP` does (ATT-1 to ATT-7).
+///
+/// # Errors
+/// [`Error::UlpPresent`] if it is attached; ATT-5, ATT-7 for what is no connected stream.
+pub fn attach_tcp(fd: RawFd) -> Result<()> {
+    if !net::is_inet(fd)? {
+        return Err(Error::Os(Errno::OPNOTSUPP));
+    }
+    let (socket, _) = attach(fd)?;
+    match socket.set_ulp() || socket.has_keys() {
+        true => Err(Error::UlpPresent),
+        false => Ok(()),
+    }
+}
+
+/// Sets the keys of one direction of `fd`, for the first time or again, attaching TLS if need be.
+///
+/// # Errors
+/// The order of the kernel's checks: ATT-3 to ATT-7 for the socket, then CI-1 and CI-3 for what
+/// `keys` is made from. A socket that has just been attached is as before. `EBUSY`: another process has set keys on
+/// the socket, or a plain call by one of its numbers does not end.
+pub fn set_keys(
+    fd: RawFd,
+    direction: Direction,
+    keys: impl FnOnce() -> Result<TrafficKeys>,
+) -> Result<()> {
+    set_keys_of(fd, direction, keys).inspect_err(|error| {
+        log::debug!("descriptor {fd}: {direction:?} keys refused: {error}");
+    })
+}
+
+fn set_keys_of(
+    fd: RawFd,
+    direction: Direction,
+    keys: impl FnOnce() -> Result<TrafficKeys>,
+) -> Result<()> {
+    let mut keys = Some(keys);
+    loop {
+        let (socket, is_new) = attach(fd)?;
+        let socket = match super::entry(fd) {
+            // Refused in a process that the keys are not for.
+            Ok(found) => Arc::clone(found.get()?),
+            Err(_) => socket,
+        };
+        let is_first = match direction {
+            Direction::Tx => socket.tx().is_none(),
+            Direction::Rx => socket.rx().is_none(),
+        };
+        if !is_first {
+            let keys = keys.take().ok_or(Error::NotRecoverable)?;
+            return socket.set_keys(fd, direction, keys);
+        }
+        let kernel = Kernel {
+            identity: socket.identity(),
+        };
+        let search = !socket.has_keys();
+        let result = NUMBERS.promote(fd, &socket, search, &kernel, |may_be_shared| {
+            let keys = keys.take().ok_or(Error::NotRecoverable)?;
+            // Whoever has set the first keys has claimed it.
+            let claim = match may_be_shared && !socket.has_keys() {
+                true => Some(Claim::new(fd, socket.identity()).map_err(Error::Os)?),
+                false => None,
+            };
+            let result = socket.set_keys(fd, direction, keys);
+            if result.is_err()
+                && let Some(claim) = claim
+            {
+                claim.withdraw();
+            }
+            result
+        });
+        match result {
+            // Another thread's attempt, which has failed, has taken the state off again.
+            Err(Error::NoTls) if keys.is_some() => {}
+            Err(error) => {
+                if is_new {
+                    NUMBERS.withdraw(socket.identity(), |socket| socket.is_bare());
+                }
+                return Err(error);
+            }
+            Ok(()) => {
+                // The first time only.
+                publish();
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The state of the socket `fd`, and whether it has just got it.
+fn attach(fd: RawFd) -> Result<(Arc<Socket>, bool)> {
+    let endpoint = net::endpoint(fd)?;
+    // What cannot be told from others cannot be proven to be used once only.
+    let identity = identity::of(fd).ok_or(Error::Os(Errno::NOPROTOOPT))?;
+    if let Ok(found) = NUMBERS.find(fd)
+        && found
+            .as_ref()
+            .is_some_and(|known| known.identity() != identity)
+    {
+        // The program has closed a TLS socket behind our back, and the number has come back as another's.
+        super::fresh(fd, marks::PLAIN);
+    }
+    if NUMBERS.by_identity(identity).is_none() {
+        match endpoint {
+            Endpoint::ConnectedStream => {}
+            Endpoint::NotConnected => return Err(Error::Os(Errno::NOTCONN)),
+            Endpoint::Unsuitable(errno) => return Err(Error::Os(errno)),
+        }
+    }
+    let new = || Arc::new(Socket::new(fork_guard::epoch(), identity));
+    NUMBERS.attach(identity, fd, new, &Kernel { identity })
+}
+
+/// What there is to do when a number becomes one of the socket's.
+pub(super) struct Kernel {
+    pub(super) identity: Identity,
+}
+
+impl Attaching for Kernel {
+    fn twins(&self) -> Vec<RawFd> {
+        match world::sees_all() {
+            true => twins::of(self.identity),
+            // Calls by others come to this library and are looked up (`duplicates::look_up`).
+            false => Vec::new(),
+        }
+    }
+
+    fn is_of(&self, fd: RawFd) -> bool {
+        identity::of(fd) == Some(self.identity)
+    }
+
+    fn prepare(&self, fd: RawFd) -> Result<()> {
+        streams::leave(fd).map_err(Error::Os)
+    }
+
+    fn undo(&self, fd: RawFd) {
+        streams::back(fd);
+    }
+}
