@@ -12,6 +12,7 @@ mod libcrypto;
 pub mod marks;
 pub mod members;
 pub mod net;
+pub mod page;
 pub mod pages;
 pub mod plain;
 pub mod receive;
