@@ -18,6 +18,7 @@ pub mod plain;
 pub mod receive;
 pub mod robust;
 pub mod scatter;
+pub mod scrub;
 pub mod secret;
 pub mod segment;
 pub mod shared;
