@@ -7,6 +7,7 @@
 use crate::aead::{Cipher, SecretKey, StaticIv, TrafficKeys};
 use crate::error::{Error, Result};
 use crate::record::{NonceForm, RecordNumber, Version};
+use crate::sys::scrub;
 
 /// A parsed crypto_info.
 #[derive(Debug)]
@@ -64,8 +65,7 @@ pub fn expected_len(cipher: Cipher) -> usize {
 /// `out` is [`expected_len`] bytes long.
 pub fn encode(keys: &TrafficKeys, number: RecordNumber, out: &mut [u8]) {
     let fields = Fields::of(keys.cipher);
-    let salt_and_iv = *keys.iv.bytes();
-    let (salt, installed_iv) = salt_and_iv.split_at(fields.salt);
+    let (salt, installed_iv) = keys.iv.bytes().split_at(fields.salt);
     let moved_iv = number.nonce_explicit.to_be_bytes();
     let iv = match keys.nonce_form() {
         NonceForm::Explicit => &moved_iv,
@@ -85,7 +85,42 @@ pub fn encode(keys: &TrafficKeys, number: RecordNumber, out: &mut [u8]) {
         head.copy_from_slice(part);
         rest = tail;
     }
+    scrub::registers();
 }
+
+/// The keys in force and the next ones, each as a crypto_info struct with the numbers that they came with:
+/// for memory that processes share. Keys are only ever written there in place.
+pub struct KeySlots([[u8; LEN_MAX]; 2]);
+
+impl KeySlots {
+    /// Without keys.
+    #[must_use]
+    pub const fn empty() -> KeySlots {
+        KeySlots([[0; LEN_MAX]; 2])
+    }
+
+    /// Puts keys into a slot.
+    pub fn put(&mut self, slot: usize, keys: &TrafficKeys) {
+        let len = expected_len(keys.cipher);
+        encode(keys, keys.numbers().peek(), &mut self.0[slot % 2][..len]);
+    }
+
+    /// The keys of a slot.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there are none of this cipher.
+    pub fn get(&self, slot: usize, cipher: Cipher) -> Result<TrafficKeys> {
+        CryptoInfo::parse(&self.0[slot % 2][..expected_len(cipher)])
+    }
+
+    /// Wipes a slot.
+    pub fn clear(&mut self, slot: usize) {
+        self.0[slot % 2].fill(0);
+    }
+}
+
+/// The longest of the structs.
+pub const LEN_MAX: usize = 56;
 
 /// Lengths that differ between ciphers.
 struct Fields {

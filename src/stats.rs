@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::sys::fork_guard;
 use crate::sys::kept::Kept;
-use crate::sys::segment::Page;
+use crate::sys::segment::{self, Page};
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -200,13 +200,13 @@ impl Segment {
     /// Bytes in front of the counters, which are 8 bytes each, in the order of [`Stats::NAMES`].
     pub const HEAD_LEN: usize = 40;
     /// The whole file.
-    pub const LEN: usize = 4096;
+    pub const LEN: usize = segment::FILE_LEN;
     /// The directory of the files.
     pub const DIRECTORY: &'static str = "/dev/shm";
 }
 
 const _: () = assert!(core::mem::offset_of!(Segment, stats) == Segment::HEAD_LEN);
-const _: () = assert!(core::mem::size_of::<Page<Segment>>() == Segment::LEN);
+const _: () = assert!(core::mem::size_of::<Segment>() <= Segment::LEN);
 
 impl core::ops::Deref for Segment {
     type Target = Stats;
@@ -217,14 +217,16 @@ impl core::ops::Deref for Segment {
 }
 
 /// The counters.
-pub static STATS: Page<Segment> = Page::new(Segment {
+pub static STATS: Page<Segment> = Page::new(&UNPUBLISHED);
+
+static UNPUBLISHED: Segment = Segment {
     magic: AtomicU64::new(0),
     version: AtomicU32::new(0),
     pid: AtomicU32::new(0),
     start: AtomicU64::new(0),
     program: [const { AtomicU8::new(0) }; 16],
     stats: Stats::new(),
-});
+};
 
 /// Appends one JSON line with the counters to the file of `UKTLS_STATS_FILE`, if one is set. A file
 /// that cannot be written, or a full disk, is reported once on standard error and changes nothing

@@ -44,6 +44,11 @@ ssize_t tls_recvmsg(int fd, struct msghdr *msg, int flags)
     return recvmsg(fd, msg, flags);
 }
 
+int tls_getsockopt(int fd, int level, int name, void *value, socklen_t *len)
+{
+    return getsockopt(fd, level, name, value, len);
+}
+
 int tls_poll(struct pollfd *fds, nfds_t n, int timeout_ms)
 {
     return poll(fds, n, timeout_ms);

@@ -5,6 +5,8 @@
 #include "preload.h"
 
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
@@ -49,6 +51,36 @@ static int in_an_empty_root(void *argument)
     return serves();
 }
 
+/* From now on prctl(PR_GET_AUXV) is what it was before Linux 6.4. */
+static void without_auxv(void)
+{
+    enum { GET_AUXV = 0x41555856 };
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, GET_AUXV, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof *filter, filter};
+    CHILD_CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+    CHILD_CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
+    CHILD_CHECK(prctl(GET_AUXV, NULL, 0, 0, 0) == -1 && errno == EINVAL);
+}
+
+static int as_nobody_before_linux_6_4(void *argument)
+{
+    without_auxv();
+    return as_nobody(argument);
+}
+
+static int in_an_empty_root_before_linux_6_4(void *argument)
+{
+    without_auxv();
+    return in_an_empty_root(argument);
+}
+
 static int with_few_descriptors(void *argument)
 {
     struct rlimit few = {32, 32};
@@ -79,15 +111,29 @@ static void test_setuid(void **state)
     assert_exited(in_child(as_nobody, NULL), 0);
 }
 
+static void in_a_new_root(int (*body)(void *))
+{
+    char root[] = "/tmp/uktls-root-XXXXXX";
+    assert_non_null(mkdtemp(root));
+    int status = in_child(body, root);
+    assert_ok(rmdir(root));
+    assert_exited(status, 0);
+}
+
 static void test_chroot(void **state)
 {
     (void)state;
     need_root();
-    char root[] = "/tmp/uktls-root-XXXXXX";
-    assert_non_null(mkdtemp(root));
-    int status = in_child(in_an_empty_root, root);
-    assert_ok(rmdir(root));
-    assert_exited(status, 0);
+    in_a_new_root(in_an_empty_root);
+}
+
+/* Kernels that tell the size of a page in a file only, which cannot be read here. */
+static void test_before_linux_6_4(void **state)
+{
+    (void)state;
+    need_root();
+    assert_exited(in_child(as_nobody_before_linux_6_4, NULL), 0);
+    in_a_new_root(in_an_empty_root_before_linux_6_4);
 }
 
 static void test_few_descriptors(void **state)
@@ -105,8 +151,9 @@ static void test_not_dumpable(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_setuid), cmocka_unit_test(test_chroot),
-        cmocka_unit_test(test_few_descriptors), cmocka_unit_test(test_not_dumpable),
+        cmocka_unit_test(test_setuid),           cmocka_unit_test(test_chroot),
+        cmocka_unit_test(test_before_linux_6_4), cmocka_unit_test(test_few_descriptors),
+        cmocka_unit_test(test_not_dumpable),
     };
     return RUN_PRELOADED("test_privileges", tests);
 }

@@ -10,6 +10,7 @@ use aws_lc_sys::{
     EVP_aead_chacha20_poly1305,
 };
 
+use super::scrubbed::scrubbed;
 use super::{Aead, Cipher};
 use crate::error::{Error, Result};
 use crate::record::{NONCE_LEN, TAG_LEN};
@@ -41,7 +42,11 @@ pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
         )
     };
     // A zeroed context is a valid argument of the cleanup in `drop`.
-    (done == 1).then(|| Box::new(context) as Box<dyn Aead>)
+    (done == 1).then(|| match cipher {
+        // Its key is words among those of the state, which does not fit the registers.
+        Cipher::ChaCha20Poly1305 => scrubbed::<2048>(context),
+        _ => scrubbed::<0>(context),
+    })
 }
 
 /// A keyed context. The library's AES-GCM and ChaCha20 states are plain memory inside it.

@@ -1,15 +1,15 @@
-//! Key types: bounded, wiped on drop, never copied, never printed.
+//! Key types: bounded, wiped on drop, never copied, never printed. Their bytes stay where they were first
+//! written, in memory that is not dumped: a value that moves takes only the address along.
 #![forbid(unsafe_code)]
-
-use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::Cipher;
 use crate::record::{NONCE_LEN, NonceForm, RecordNumbers, Version};
+use crate::sys::scrub;
+use crate::sys::secret::SecretBox;
 
 /// A traffic key of 16 or 32 bytes.
-#[derive(Zeroize, ZeroizeOnDrop)]
 pub struct SecretKey {
-    bytes: [u8; 32],
+    bytes: SecretBox<[u8; 32]>,
     len: u8,
 }
 
@@ -17,8 +17,9 @@ impl SecretKey {
     /// Copies a key of at most 32 bytes in; `None` if it is longer.
     #[must_use]
     pub fn new(key: &[u8]) -> Option<SecretKey> {
-        let mut bytes = [0; 32];
+        let mut bytes = SecretBox::new([0; 32]);
         bytes.get_mut(..key.len())?.copy_from_slice(key);
+        scrub::registers();
         Some(SecretKey {
             bytes,
             len: u8::try_from(key.len()).ok()?,
@@ -34,14 +35,13 @@ impl SecretKey {
 
 /// Salt and IV as one nonce-sized value: for `NonceForm::Xor` the static IV, for
 /// `NonceForm::Explicit` the salt and the first explicit nonce.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct StaticIv([u8; NONCE_LEN]);
+pub struct StaticIv(SecretBox<[u8; NONCE_LEN]>);
 
 impl StaticIv {
     /// From the fields `salt` (0 or 4 bytes) and `iv` (12 or 8); `None` if they do not add up.
     #[must_use]
     pub fn new(salt: &[u8], iv: &[u8]) -> Option<StaticIv> {
-        let mut bytes = [0; NONCE_LEN];
+        let mut bytes = SecretBox::new([0; NONCE_LEN]);
         bytes.get_mut(..salt.len())?.copy_from_slice(salt);
         if salt.len() + iv.len() != NONCE_LEN {
             return None;
@@ -59,14 +59,14 @@ impl StaticIv {
     /// The first four bytes.
     #[must_use]
     pub fn salt(&self) -> [u8; 4] {
-        let [a, b, c, d, ..] = self.0;
+        let [a, b, c, d, ..] = *self.0;
         [a, b, c, d]
     }
 
     /// The last eight bytes as a number.
     #[must_use]
     pub fn explicit(&self) -> u64 {
-        let [_, _, _, _, rest @ ..] = self.0;
+        let [_, _, _, _, rest @ ..] = *self.0;
         u64::from_be_bytes(rest)
     }
 }

@@ -18,6 +18,7 @@ mod openssl;
 #[cfg(target_arch = "x86_64")]
 mod ring;
 mod rustcrypto;
+mod scrubbed;
 mod sealer;
 
 #[cfg(all(test, not(loom)))]
@@ -29,6 +30,7 @@ use self::by_length::ByLength;
 use crate::error::{Error, Result};
 use crate::record::{NONCE_LEN, NonceForm, TAG_LEN, Version};
 use crate::sys::copy::copy;
+use crate::sys::scrub;
 
 pub use keys::{SecretKey, StaticIv, TrafficKeys};
 pub use sealer::{Accelerated, RecordOpener, RecordSealer};
@@ -236,6 +238,11 @@ fn aead(cipher: Cipher, key: &[u8], choice: Choice) -> Result<(Provider, Box<dyn
 
 /// The AEAD for `cipher` by one provider, if it has it.
 fn by(provider: Provider, cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
+    // Constructors hand key schedules up by value.
+    scrub::after::<SETUP_DEPTH, _>(|| made_by(provider, cipher, key))
+}
+
+fn made_by(provider: Provider, cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
     match provider {
         // Miri runs no foreign code.
         Provider::AwsLc if cfg!(miri) => None,
@@ -250,3 +257,6 @@ fn by(provider: Provider, cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
         Provider::Ring => None,
     }
 }
+
+/// Bytes of the stack that setting up a key may use.
+const SETUP_DEPTH: usize = 8192;

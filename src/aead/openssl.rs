@@ -14,10 +14,10 @@ use openssl_sys::{
     EVP_aes_256_gcm, EVP_chacha20_poly1305, EVP_get_cipherbyname,
 };
 
+use super::scrubbed::scrubbed;
 use super::{Aead, Cipher, SecretKey};
 use crate::error::{Error, Result};
 use crate::record::{NONCE_LEN, TAG_LEN};
-use crate::sys::secret::SecretBox;
 
 /// The cipher with this key, if this libcrypto has it.
 pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
@@ -42,21 +42,24 @@ pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
     let keyed = Keyed {
         evp: NonNull::new(evp.cast_mut())?,
         ccm: cipher == Cipher::AesCcm128,
-        key: SecretBox::new(SecretKey::new(key)?),
+        key: SecretKey::new(key)?,
         sealing: Mutex::new(Vec::new()),
         opening: Mutex::new(Vec::new()),
     };
     // A first context shows whether the library really has the cipher (a FIPS build may not).
     let context = Context::new(&keyed, true).ok()?;
     keyed.give(context, true);
-    Some(Box::new(keyed))
+    Some(match cipher {
+        Cipher::AesGcm128 | Cipher::AesGcm256 => scrubbed::<0>(keyed),
+        _ => scrubbed::<2048>(keyed),
+    })
 }
 
 struct Keyed {
     evp: NonNull<EVP_CIPHER>,
     /// CCM wants to know the length first and takes all data at once.
     ccm: bool,
-    key: SecretBox<SecretKey>,
+    key: SecretKey,
     sealing: Mutex<Vec<Context>>,
     opening: Mutex<Vec<Context>>,
 }

@@ -8,8 +8,8 @@
 use ring::aead::{
     AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey,
 };
-use zeroize::Zeroize;
 
+use super::scrubbed::scrubbed;
 use super::{Aead, Cipher};
 use crate::error::{Error, Result};
 use crate::record::{NONCE_LEN, TAG_LEN};
@@ -18,12 +18,13 @@ use crate::sys::secret::SecretBox;
 
 /// The cipher with this key, if ring has it.
 pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
-    let keyed = keyed(cipher, key);
-    wipe_stack();
-    Some(Box::new(keyed?))
+    let keyed = keyed(cipher, key)?;
+    Some(match cipher {
+        Cipher::ChaCha20Poly1305 => scrubbed::<2048>(keyed),
+        _ => scrubbed::<0>(keyed),
+    })
 }
 
-#[inline(never)]
 fn keyed(cipher: Cipher, key: &[u8]) -> Option<Keyed> {
     let algorithm = match cipher {
         Cipher::AesGcm128 => &AES_128_GCM,
@@ -33,12 +34,6 @@ fn keyed(cipher: Cipher, key: &[u8]) -> Option<Keyed> {
     };
     let key = UnboundKey::new(algorithm, key).ok()?;
     Some(Keyed(SecretBox::new(LessSafeKey::new(key))))
-}
-
-/// The constructors hand the key schedule up by value: overwrites what they left behind.
-#[inline(never)]
-fn wipe_stack() {
-    [u64::MAX; 512].zeroize();
 }
 
 /// A key is plain memory without pointers to secrets, so wiping its cell wipes it.

@@ -9,6 +9,7 @@ use aes_gcm::{Aes128Gcm, Aes256Gcm, AesGcm};
 use ccm::Ccm;
 use chacha20poly1305::ChaCha20Poly1305;
 
+use super::scrubbed::scrubbed;
 use super::{Aead, Cipher};
 use crate::error::{Error, Result};
 use crate::record::{NONCE_LEN, TAG_LEN};
@@ -17,25 +18,26 @@ use crate::sys::secret::SecretBox;
 /// The cipher with this key; `None` only for a key of another length.
 pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
     match cipher {
-        Cipher::AesGcm128 => keyed::<Aes128Gcm>(key),
-        Cipher::AesGcm256 => keyed::<Aes256Gcm>(key),
-        Cipher::AesCcm128 => keyed::<Ccm<aes::Aes128, U16, U12>>(key),
-        Cipher::ChaCha20Poly1305 => keyed::<ChaCha20Poly1305>(key),
-        Cipher::Sm4Gcm => keyed::<AesGcm<sm4::Sm4, U12>>(key),
-        Cipher::Sm4Ccm => keyed::<Ccm<sm4::Sm4, U16, U12>>(key),
-        Cipher::AriaGcm128 => keyed::<AesGcm<aria::Aria128, U12>>(key),
-        Cipher::AriaGcm256 => keyed::<AesGcm<aria::Aria256, U12>>(key),
+        // With AVX-512 it spreads the key schedule over 4 KiB of the stack, below frames of as much again.
+        Cipher::AesGcm128 => keyed::<12288, Aes128Gcm>(key),
+        Cipher::AesGcm256 => keyed::<12288, Aes256Gcm>(key),
+        Cipher::AesCcm128 => keyed::<12288, Ccm<aes::Aes128, U16, U12>>(key),
+        Cipher::ChaCha20Poly1305 => keyed::<4096, ChaCha20Poly1305>(key),
+        Cipher::Sm4Gcm => keyed::<4096, AesGcm<sm4::Sm4, U12>>(key),
+        Cipher::Sm4Ccm => keyed::<4096, Ccm<sm4::Sm4, U16, U12>>(key),
+        Cipher::AriaGcm128 => keyed::<4096, AesGcm<aria::Aria128, U12>>(key),
+        Cipher::AriaGcm256 => keyed::<4096, AesGcm<aria::Aria256, U12>>(key),
     }
 }
 
-fn keyed<A>(key: &[u8]) -> Option<Box<dyn Aead>>
+fn keyed<const DEPTH: usize, A>(key: &[u8]) -> Option<Box<dyn Aead>>
 where
     A: AeadInOut + AeadCore<NonceSize = U12, TagSize = U16> + KeyInit + KeySizeUser,
     A: Send + Sync + 'static,
 {
     A::new_from_slice(key)
         .ok()
-        .map(|aead| Box::new(Keyed(SecretBox::new(aead))) as Box<dyn Aead>)
+        .map(|aead| scrubbed::<DEPTH>(Keyed(SecretBox::new(aead))))
 }
 
 struct Keyed<A>(SecretBox<A>);

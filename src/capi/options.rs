@@ -15,6 +15,8 @@ use crate::sys::abi::{
     TLS_TX_ZEROCOPY_RO,
 };
 use crate::sys::net;
+use crate::sys::scrub;
+use crate::sys::secret::SecretBox;
 
 /// Set the TX keys of a finished TLS handshake on `fd`: from the return of this call, every byte
 /// given to `tls_send` and its kin leaves the socket as TLS records. A second call on a TLS 1.3
@@ -187,6 +189,8 @@ pub unsafe extern "C" fn tls_getsockopt(
                         .cast::<u8>()
                         .copy_from_nonoverlapping(value.as_ptr(), written)
                 };
+                // It may have been a key.
+                scrub::registers();
                 // SAFETY: as above.
                 unsafe { optlen.write_unaligned(written as libc::socklen_t) };
                 return Ok(0);
@@ -305,7 +309,7 @@ enum Answer {
     Int([u8; 4]),
     Short([u8; 2]),
     /// Of the length that was asked for (CI-11).
-    Info(zeroize::Zeroizing<[u8; CRYPTO_INFO_MAX]>, usize),
+    Info(SecretBox<[u8; crypto_info::LEN_MAX]>, usize),
 }
 
 impl Answer {
@@ -367,7 +371,7 @@ fn get_tls(socket: &Socket, optname: c_int, is_null: bool, len: usize) -> Result
                 _ => socket.rx().map(|receiver| receiver.suite()),
             };
             let (version, cipher) = suite.ok_or(Error::KeysMissing)?;
-            let mut info = zeroize::Zeroizing::new([0; CRYPTO_INFO_MAX]);
+            let mut info = SecretBox::new([0; crypto_info::LEN_MAX]);
             let full = crypto_info::expected_len(cipher);
             info[..2].copy_from_slice(&version.code().to_ne_bytes());
             info[2..4].copy_from_slice(&cipher.id().to_ne_bytes());
@@ -431,14 +435,11 @@ fn keys(info: Argument<'_>) -> Result<TrafficKeys> {
         return CryptoInfo::parse(info.readable);
     }
     // (i): what is wrong with version, cipher and length goes before what cannot be read.
-    let mut padded = [0; CRYPTO_INFO_MAX + 1];
+    let mut padded = [0; crypto_info::LEN_MAX + 1];
     padded[..4].copy_from_slice(&info.readable[..4]);
     CryptoInfo::parse(&padded[..info.len.min(padded.len())])?;
     Err(Error::BadAddress)
 }
-
-/// The largest crypto_info struct.
-const CRYPTO_INFO_MAX: usize = 56;
 
 /// `TCP_ULP_NAME_MAX` (include/net/tcp.h).
 const ULP_NAME_MAX: usize = 16;

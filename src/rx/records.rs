@@ -23,7 +23,6 @@ use crate::record::{
     parse_header,
 };
 use crate::sys::receive::Receive;
-use crate::sys::secret::SecretBox;
 
 /// What stands at the head of what has not been opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +114,7 @@ struct Taken {
 /// Keys, numbers and records of one receive direction.
 pub(super) struct Records {
     opener: RecordOpener,
-    keys: SecretBox<TrafficKeys>,
+    keys: TrafficKeys,
     /// Numbers of the records to be opened.
     numbers: RecordNumbers,
     window: Window,
@@ -144,7 +143,7 @@ impl Records {
         Ok(Records {
             opener: RecordOpener::new(&keys, choice)?,
             numbers: keys.numbers(),
-            keys: SecretBox::new(keys),
+            keys,
             window: Window::default(),
             taken: None,
             opened: VecDeque::new(),
@@ -194,7 +193,7 @@ impl Records {
         if let Some(session) = &mut io.session {
             session.rekeyed(&keys, place);
         }
-        self.keys = SecretBox::new(keys);
+        self.keys = keys;
         Ok(())
     }
 

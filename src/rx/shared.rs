@@ -24,7 +24,7 @@ use super::records::{Records, Snapshot};
 use super::waiting::{POLL, Patience};
 use super::window::Window;
 use crate::aead::{Cipher, TrafficKeys};
-use crate::crypto_info::{self, CryptoInfo};
+use crate::crypto_info::KeySlots;
 use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
 use crate::sync::try_lock;
@@ -49,29 +49,29 @@ pub(super) struct Head {
     dropping: AtomicU32,
 }
 
-/// What only the holder of the lock touches: the state in force, and the next one.
-type States = [State; 2];
+/// What only the holder of the lock touches: the state in force and the next one, and their keys.
+struct States {
+    states: [State; 2],
+    keys: KeySlots,
+}
 
 #[derive(Clone, Copy)]
 struct State {
     /// Rises when a process moves on.
     version: u64,
-    /// crypto_info with the keys; its numbers are those that the keys came with.
-    keys: [u8; KEYS_MAX],
+    /// The slot with the keys. They are not here, as states are copied.
+    keys: usize,
     place: Snapshot,
     /// Bytes read from the socket, as the kernel counts, where it does.
     consumed: Option<u64>,
 }
 
-impl State {
-    fn set_keys(&mut self, keys: &TrafficKeys) {
-        let len = crypto_info::expected_len(keys.cipher);
-        crypto_info::encode(keys, keys.numbers().peek(), &mut self.keys[..len]);
-    }
-
-    fn keys(&self, cipher: Cipher) -> Result<TrafficKeys> {
-        let len = crypto_info::expected_len(cipher);
-        CryptoInfo::parse(&self.keys[..len]).map_err(|_| Error::NotRecoverable)
+impl States {
+    /// The keys of the `current` state.
+    fn keys(&self, current: usize, cipher: Cipher) -> Result<TrafficKeys> {
+        let slot = self.states[current].keys;
+        let keys = self.keys.get(slot, cipher);
+        keys.map_err(|_| Error::NotRecoverable)
     }
 }
 
@@ -116,7 +116,7 @@ impl Session<'_> {
     }
 
     fn state(&self) -> &State {
-        &self.held[self.current()]
+        &self.held.states[self.current()]
     }
 
     /// Puts the next state in force.
@@ -131,19 +131,19 @@ impl Session<'_> {
     fn stage(&mut self, place: Snapshot) -> &mut State {
         let (state, next) = (*self.state(), self.current() ^ 1);
         let moved = !place.is_at(&state.place);
-        self.held[next] = State {
+        self.held.states[next] = State {
             version: state.version + u64::from(moved),
             place,
             ..state
         };
-        &mut self.held[next]
+        &mut self.held.states[next]
     }
 
     /// Brings this process's records up to what others have done.
     pub(super) fn catch_up(&mut self, records: &mut Records) -> Result<()> {
         let state = *self.state();
         if state.version != self.joint.seen.load(Ordering::Relaxed) {
-            let keys = state.keys(records.suite().1)?;
+            let keys = self.held.keys(self.current(), records.suite().1)?;
             records.restore(keys, &state.place, self.held.area())?;
             self.joint.seen.store(state.version, Ordering::Relaxed);
         }
@@ -227,11 +227,14 @@ impl Session<'_> {
 
     /// New keys, in force for all processes.
     pub(super) fn rekeyed(&mut self, keys: &TrafficKeys, place: Snapshot) {
+        let (before, slot) = (self.state().keys, self.state().keys ^ 1);
+        self.held.keys.put(slot, keys);
         let next = self.stage(place);
-        next.set_keys(keys);
+        next.keys = slot;
         // Others have opened with the old ones.
         next.version += 1;
         self.replace();
+        self.held.keys.clear(before);
         self.joint
             .seen
             .store(self.state().version, Ordering::Relaxed);
@@ -242,7 +245,7 @@ impl Session<'_> {
         if self.joint.memory.dropping.swap(0, Ordering::SeqCst) == 0 {
             return;
         }
-        let (before, after) = (*self.state(), self.held[self.current() ^ 1]);
+        let (before, after) = (*self.state(), self.held.states[self.current() ^ 1]);
         match sys.consumed(fd) {
             Some(now) if Some(now) == after.consumed => self.replace(),
             Some(now) if Some(now) == before.consumed => {}
@@ -290,7 +293,7 @@ impl Receiver {
         let keys = {
             let held = memory.lock().ok()?;
             let current = memory.current.load(Ordering::Acquire) as usize & 1;
-            held[current].keys(self.suite.1).ok()?
+            held.keys(current, self.suite.1).ok()?
         };
         let receiver = self.inherit(keys, pending).ok()?;
         let _ = receiver.joint.set(Box::new(Joint {
@@ -314,22 +317,27 @@ impl Receiver {
         };
         let fd = self.fd();
         let place = records.prepare_to_share(self.sys, fd)?;
-        let mut state = State {
+        let state = State {
             version: 0,
-            keys: [0; KEYS_MAX],
+            keys: 0,
             place,
             consumed: self.sys.consumed(fd),
         };
-        state.set_keys(records.keys());
         let head = Head {
             pending: AtomicI32::new(self.pending.peek().map_or(0, Errno::raw_os_error)),
             current: AtomicU32::new(0),
             dropping: AtomicU32::new(0),
         };
-        let memory = Memory::new(head, [state; 2], TAKEN_MAX).map_err(Error::Os)?;
+        let states = States {
+            states: [state; 2],
+            keys: KeySlots::empty(),
+        };
+        let memory = Memory::new(head, states, TAKEN_MAX).map_err(Error::Os)?;
         {
             let mut held = memory.lock().map_err(Error::Os)?;
-            records.copy_taken(held.parts().1);
+            let (states, area) = held.parts();
+            states.keys.put(state.keys, records.keys());
+            records.copy_taken(area);
         }
         self.pending.share(Box::new(SharedError(memory.clone())));
         let _ = self.joint.set(Box::new(Joint {
@@ -342,9 +350,6 @@ impl Receiver {
 
 /// The keys' version and cipher, which never change.
 pub(super) type Suite = (Version, Cipher);
-
-/// The longest crypto_info.
-const KEYS_MAX: usize = 56;
 
 /// The bytes of one record.
 const TAKEN_MAX: usize = MAX_PLAINTEXT + 64;

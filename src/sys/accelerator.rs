@@ -100,13 +100,13 @@ impl Device {
                 engine,
             ),
         };
-        let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
-        bytes[..key_len].copy_from_slice(key);
+        let mut bytes = SecretBox::new(Bytes([0; 32]));
+        bytes.0[..key_len].copy_from_slice(key);
         (!cipher.is_null()).then(|| DeviceKey {
             library: self.library,
             cipher,
             engine,
-            key: SecretBox::new(Bytes(*bytes)),
+            key: bytes,
             idle: Mutex::new(Vec::new()),
         })
     }

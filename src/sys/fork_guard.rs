@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::page;
+
 /// The epoch of this process; never 0, and another one in every child.
 pub fn epoch() -> u64 {
     let page = PAGE.get_or_init(Page::map);
@@ -54,11 +56,11 @@ unsafe impl Sync for Page {}
 
 impl Page {
     fn map() -> Page {
+        let len = page::size();
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
         // SAFETY: a new anonymous mapping at an address of the kernel's choice.
-        let page = unsafe {
-            rustix::mm::mmap_anonymous(core::ptr::null_mut(), PAGE_LEN, protection, flags)
-        };
+        let page =
+            unsafe { rustix::mm::mmap_anonymous(core::ptr::null_mut(), len, protection, flags) };
         let Ok(page) = page else {
             // Without memory for a page there is none for connections either; a static one keeps
             // the fork handler's part of the protection.
@@ -70,7 +72,7 @@ impl Page {
         }
         // Linux before 4.14 does not know the advice: there the fork handler is the protection.
         // SAFETY: the range is the mapping just made.
-        let _ = unsafe { rustix::mm::madvise(page, PAGE_LEN, Advice::LinuxWipeOnFork) };
+        let _ = unsafe { rustix::mm::madvise(page, len, Advice::LinuxWipeOnFork) };
         Page(page)
     }
 
@@ -84,5 +86,37 @@ static PAGE: OnceLock<Page> = OnceLock::new();
 static FALLBACK: AtomicU64 = AtomicU64::new(0);
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// The smallest mapping; the kernel rounds it up to its own page size.
-const PAGE_LEN: usize = 4096;
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::*;
+
+    /// The whole of a page, of whatever size, and nothing else is wiped in a child.
+    #[test]
+    fn a_child_finds_the_page_wiped() {
+        page::testing::for_each_size(|size| {
+            let page = Page::map();
+            page.cell().store(5, Ordering::Relaxed);
+            let end = page.0.wrapping_byte_add(size - 8).cast::<AtomicU64>();
+            // SAFETY: the last word of the page, which is aligned and stays mapped.
+            let end = unsafe { &*end };
+            end.store(6, Ordering::Relaxed);
+            let beside = AtomicU64::new(7);
+            #[expect(clippy::disallowed_methods, reason = "a test may fork")]
+            // SAFETY: the child loads from memory of its own and ends.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let found = [page.cell(), end, &beside].map(|cell| cell.load(Ordering::Relaxed));
+                #[expect(clippy::disallowed_methods, reason = "as above")]
+                // SAFETY: ends the child without running anything of the parent's.
+                unsafe {
+                    libc::_exit(i32::from(found != [0, 0, 7]))
+                };
+            }
+            let mut status = 0;
+            // SAFETY: `status` is an int of ours.
+            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+            assert_eq!(status, 0, "pages of {size}");
+            assert_eq!(page.cell().load(Ordering::Relaxed), 5);
+        });
+    }
+}

@@ -10,6 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::page;
+
 /// Owns a value in memory that is not dumped and is wiped on drop.
 pub struct SecretBox<T> {
     cell: NonNull<T>,
@@ -150,7 +152,8 @@ static ARENA: Mutex<Arena> = Mutex::new(Arena {
 const GRAIN: usize = 64;
 const CLASSES: usize = 32;
 const CELL_MAX: usize = GRAIN * CLASSES;
-const REGION: usize = 64 * 1024;
+/// Whole pages, of whatever size.
+const REGION: usize = page::LARGEST;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -22,7 +22,8 @@ use super::robust::{RobustGuard, RobustLock};
 /// A handle to the memory.
 ///
 /// `H` and `S` are plain values without destructors; neither they nor what is written to them later
-/// may refer to memory that only one process has (the bounds cannot say so).
+/// may refer to memory that only one process has (the bounds cannot say so). What is secret is written to the
+/// state under the lock, in place: a first state that had it would be copied on its way here.
 pub struct Shared<H, S> {
     member: Arc<Member<H, S>>,
 }
@@ -67,14 +68,14 @@ impl<H, S> Clone for Shared<H, S> {
     }
 }
 
-impl<H: Sync + 'static, S: Copy + Send + 'static> Shared<H, S> {
+impl<H: Sync + 'static, S: Send + 'static> Shared<H, S> {
     /// Maps the memory, with `area_len` zero bytes behind the state; pages of it that nobody
     /// touches cost nothing. This process is its first member.
     ///
     /// # Errors
     /// `ENOMEM`.
     pub fn new(head: H, state: S, area_len: usize) -> Result<Self, Errno> {
-        const { assert!(!core::mem::needs_drop::<H>() && align_of::<Layout<H, S>>() <= GRAIN) };
+        const { assert!(!core::mem::needs_drop::<(H, S)>() && align_of::<Layout<H, S>>() <= GRAIN) };
         let area = size_of::<Layout<H, S>>().next_multiple_of(GRAIN);
         let len = area.checked_add(area_len).ok_or(Errno::NOMEM)?;
         let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
@@ -191,7 +192,7 @@ impl<H: Sync + 'static, S: Copy + Send + 'static> Shared<H, S> {
     }
 }
 
-impl<H: Sync + 'static, S: Copy + Send + 'static> Deref for Shared<H, S> {
+impl<H: Sync + 'static, S: Send + 'static> Deref for Shared<H, S> {
     type Target = H;
     fn deref(&self) -> &H {
         &self.layout().head

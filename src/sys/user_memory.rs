@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use super::errno;
+use super::{errno, page};
 
 /// What is to be done with the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn forget(start: *const u8, len: usize) {
     if !ANY.load(Ordering::Relaxed) {
         return;
     }
-    let size = rustix::param::page_size();
+    let size = page::size();
     let first = start.addr() / PAGE;
     let pages = len.checked_next_multiple_of(size).unwrap_or(len) / PAGE;
     for table in [&READABLE, &WRITABLE] {
@@ -129,7 +129,7 @@ fn first_bad(table: &Table, access: Access, first: usize, last: usize) -> Option
 /// Whether the kernel says so of all at once. If not, there is a bad one, or it cannot say: Linux
 /// before 5.14, devices' memory.
 fn all_are_good(access: Access, first: usize, last: usize) -> bool {
-    let size = rustix::param::page_size();
+    let size = page::size();
     let start = first * PAGE / size * size;
     let end = ((last + 1) * PAGE).next_multiple_of(size);
     let advice = match access {
@@ -187,7 +187,7 @@ static ANY: AtomicBool = AtomicBool::new(false);
 const NONE: usize = 0;
 
 /// The smallest page that there is: a larger one is several of these.
-const PAGE: usize = 4096;
+const PAGE: usize = page::SMALLEST;
 
 /// 256 MiB of buffers: those of ten thousand connections. What is never used of the tables is no memory.
 const PLACES: usize = 65536;

@@ -11,7 +11,7 @@ use crate::engine::Kind;
 use crate::error::{Error, Result};
 use crate::record::{MAX_PLAINTEXT, RecordNumber, Version};
 use crate::stats::STATS;
-use crate::sys::secret::SecretBox;
+use crate::sys::scrub;
 
 /// What `uktls_get_info` reports of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -174,7 +174,7 @@ impl Sender {
             self.used = self.used.iter().copied().chain([old]).collect();
         }
         self.numbers = keys.numbers();
-        self.keys = SecretBox::new(keys);
+        self.keys = keys;
         Ok(())
     }
 }
@@ -183,7 +183,6 @@ impl Sender {
 /// it forks from now on.
 pub(super) fn fingerprint(keys: &TrafficKeys) -> u64 {
     static SECRET: OnceLock<RandomState> = OnceLock::new();
-    SECRET
-        .get_or_init(RandomState::new)
-        .hash_one(keys.key.bytes())
+    let secret = SECRET.get_or_init(RandomState::new);
+    scrub::after::<1024, _>(|| secret.hash_one(keys.key.bytes()))
 }

@@ -63,7 +63,6 @@ use crate::sync::turn::TurnLock;
 use crate::sync::{Event, Mutex, MutexGuard, lock, try_lock};
 use crate::sys::kept::Kept;
 use crate::sys::net::Sys;
-use crate::sys::secret::SecretBox;
 
 use deferral::Deferral;
 use open_record::OpenRecord;
@@ -174,7 +173,7 @@ struct Counts {
 /// What the sending side owns.
 struct Sender {
     sealer: Arc<RecordSealer>,
-    keys: SecretBox<TrafficKeys>,
+    keys: TrafficKeys,
     numbers: RecordNumbers,
     open: Option<OpenRecord>,
     /// Records sealed in the caller and not yet on the ready list.
@@ -205,7 +204,7 @@ impl Connection {
         let sender = Sender {
             sealer,
             numbers: keys.numbers(),
-            keys: SecretBox::new(keys),
+            keys,
             open: None,
             run: None,
             sealed: 0,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::control::fingerprint;
 use super::queue::{Queue, record_len};
-use super::shared::{DEAD, Head, Joint, OPEN_LEN, SHUT, State};
+use super::shared::{DEAD, Head, Joint, OPEN_LEN, SHUT, State, States};
 use super::transmit::By;
 use super::used_keys::UsedKeys;
 use super::writer::Writer;
@@ -67,7 +67,7 @@ impl Connection {
         let ring_len = (queued + 2 * Buffer::LEN).max(RING_RECORDS * Buffer::LEN);
         let open_len = sender.open.as_ref().map_or(0, |open| open.len());
 
-        let mut state = State::new(&sender.keys, sender.numbers.peek());
+        let mut state = State::new(sender.numbers.peek());
         state.max_payload = sender.max_payload;
         state.sealed = sender.sealed;
         state.open_len = open_len;
@@ -91,10 +91,13 @@ impl Connection {
         let counts = self.counts.handed_over(records, plain, queued - sent);
         let used = UsedKeys::new(&sender.used, fingerprint(&sender.keys));
         let head = Head::new(counts, flags, reserved, used, written);
-        let memory = Memory::new(head, [state; 2], OPEN_LEN + ring_len).map_err(Error::Os)?;
+        let memory =
+            Memory::new(head, States::new(state), OPEN_LEN + ring_len).map_err(Error::Os)?;
         {
             let mut held = memory.lock().map_err(Error::Os)?;
-            let (open, ring) = held.parts().1.split_at_mut(OPEN_LEN);
+            let (states, area) = held.parts();
+            states.put_first_keys(&sender.keys);
+            let (open, ring) = area.split_at_mut(OPEN_LEN);
             if let Some(record) = &sender.open {
                 record.copy_to(open);
             }

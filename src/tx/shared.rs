@@ -33,7 +33,7 @@ use super::used_keys::UsedKeys;
 use super::writer::{Moved, Outcome};
 use super::{Connection, Counts};
 use crate::aead::{Cipher, RecordSealer, TrafficKeys};
-use crate::crypto_info::{self, CryptoInfo};
+use crate::crypto_info::KeySlots;
 use crate::engine::Buffer;
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
@@ -72,13 +72,31 @@ pub(super) struct Head {
     pub(super) written_before: Option<u64>,
 }
 
-/// What only the holder of the lock touches: the state in force, and the next one.
-pub(super) type States = [State; 2];
+/// What only the holder of the lock touches: the state in force and the next one, and their keys.
+pub(super) struct States {
+    states: [State; 2],
+    keys: KeySlots,
+}
+
+impl States {
+    /// The state to begin with, still without keys.
+    pub(super) fn new(state: State) -> States {
+        States {
+            states: [state; 2],
+            keys: KeySlots::empty(),
+        }
+    }
+
+    /// Puts the keys to begin with in place.
+    pub(super) fn put_first_keys(&mut self, keys: &TrafficKeys) {
+        self.keys.put(self.states[0].keys, keys);
+    }
+}
 
 #[derive(Clone, Copy)]
 pub(super) struct State {
-    /// crypto_info with the keys; its numbers are those that the keys came with.
-    keys: [u8; KEYS_MAX],
+    /// The slot with the keys. They are not here, as states are copied.
+    keys: usize,
     /// Rises with every rekey.
     generation: u64,
     next: RecordNumber,
@@ -91,23 +109,16 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(keys: &TrafficKeys, next: RecordNumber) -> State {
-        let mut state = State {
-            keys: [0; KEYS_MAX],
+    pub(super) fn new(next: RecordNumber) -> State {
+        State {
+            keys: 0,
             generation: 0,
             next,
             max_payload: 0,
             open_len: 0,
             sealed: 0,
             queue: Queue::default(),
-        };
-        state.set_keys(keys);
-        state
-    }
-
-    fn set_keys(&mut self, keys: &TrafficKeys) {
-        let len = crypto_info::expected_len(keys.cipher);
-        crypto_info::encode(keys, keys.numbers().peek(), &mut self.keys[..len]);
+        }
     }
 }
 
@@ -171,7 +182,7 @@ pub(super) struct Locked<'a> {
 impl Locked<'_> {
     /// The state in force.
     pub(super) fn state(&self) -> &State {
-        &self.held[self.head().current.load(Ordering::Relaxed) as usize % 2]
+        &self.held.states[self.head().current.load(Ordering::Relaxed) as usize % 2]
     }
 
     /// Changes the state: the change is there as a whole or not at all.
@@ -179,13 +190,12 @@ impl Locked<'_> {
         let mut next = *self.state();
         change(&mut next);
         let other = (self.head().current.load(Ordering::Relaxed) + 1) % 2;
-        self.held[other as usize] = next;
+        self.held.states[other as usize] = next;
         // AcqRel: whoever finds the new index after our death finds the state as well, and nothing
         // of the change that comes after this one, which goes where the old state is.
         self.head().current.swap(other, Ordering::AcqRel);
         let queued = next.queue.len() as u64;
         self.head().counts.queued.store(queued, Ordering::Release);
-        zeroize::Zeroize::zeroize(&mut next.keys);
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -193,8 +203,7 @@ impl Locked<'_> {
     }
 
     pub(super) fn keys(&self) -> Result<TrafficKeys> {
-        let len = crypto_info::expected_len(self.joint.suite.1);
-        CryptoInfo::parse(&self.state().keys[..len])
+        self.held.keys.get(self.state().keys, self.joint.suite.1)
     }
 
     pub(super) fn number(&self) -> RecordNumber {
@@ -225,11 +234,14 @@ impl Locked<'_> {
         if old != new {
             self.head().used.add(new)?;
         }
+        let (before, slot) = (self.state().keys, self.state().keys ^ 1);
+        self.held.keys.put(slot, keys);
         self.change(|state| {
             state.generation += 1;
-            state.set_keys(keys);
+            state.keys = slot;
             state.next = keys.numbers().peek();
         });
+        self.held.keys.clear(before);
         *lock(&self.joint.sealer) = Some((self.state().generation, Arc::new(sealer)));
         Ok(())
     }
@@ -433,9 +445,6 @@ pub(super) const SENDING: u32 = 2;
 pub(super) const MEMBER: u32 = 0;
 pub(super) const LEFT: u32 = 1;
 pub(super) const LAST: u32 = 2;
-
-/// The longest crypto_info.
-const KEYS_MAX: usize = 56;
 
 /// Bytes of the area in front of the queue's: the open record.
 pub(super) const OPEN_LEN: usize = Buffer::LEN;

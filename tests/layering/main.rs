@@ -35,10 +35,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tx", &["engine", "crypto_info", "aead", "record", "sys"]),
     ("rx", &["engine", "crypto_info", "aead", "record", "sys"]),
     ("engine", &["aead", "record", "sys"]),
-    ("crypto_info", &["aead", "record", "sys::abi"]),
+    ("crypto_info", &["aead", "record", "sys::abi", "sys::scrub"]),
     // Keys live in the secret memory that `sys` maps.
     // Keys live in the secret memory that `sys` maps.
-    ("aead", &["record", "sys::copy", "sys::secret"]),
+    (
+        "aead",
+        &["record", "sys::copy", "sys::scrub", "sys::secret"],
+    ),
     ("record", &[]),
     ("sys", &[]),
     // Whose turn it is, is told by the number of the thread.

@@ -12,7 +12,6 @@ use crate::engine::Buffer;
 use crate::error::{Error, Result};
 use crate::record::{RecordNumber, RecordNumbers};
 use crate::sys::receive::Receive;
-use crate::sys::secret::SecretBox;
 
 /// Where a direction stands: all that processes have to agree on, but the keys.
 ///
@@ -80,7 +79,7 @@ impl Records {
         taken: &[u8],
     ) -> Result<()> {
         self.opener = RecordOpener::new(&keys, self.choice)?;
-        self.keys = SecretBox::new(keys);
+        self.keys = keys;
         self.numbers = RecordNumbers::new(place.first.rec_seq, place.first.nonce_explicit);
         self.window.forget();
         // What stands in no other process's way is only in this one.
