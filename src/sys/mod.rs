@@ -14,6 +14,7 @@ pub mod members;
 pub mod net;
 pub mod pages;
 pub mod plain;
+pub mod raw;
 pub mod receive;
 pub mod robust;
 pub mod scatter;
