@@ -5,7 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE 2
@@ -53,7 +53,7 @@ void closefrom(int first)
         NEXT(closefrom)(first);
 }
 
-static void follow(int old, int new_fd)
+void uktls_followed(int old, int new_fd)
 {
     if (new_fd >= 0 && UNLIKELY(is_tls(old) || mark_of(new_fd)))
         uktls_preload_duplicated(old, new_fd);
@@ -63,20 +63,20 @@ int dup(int old)
 {
     int new_fd = NEXT(dup)(old);
 
-    follow(old, new_fd);
+    uktls_followed(old, new_fd);
     return new_fd;
 }
 
 struct over {
     int old, new_fd, flags;
-    bool is_dup3;
+    int (*next)(int, int, int);
 };
 
 static int dup_over(void *closure)
 {
     const struct over *over = closure;
 
-    return over->is_dup3 ? NEXT(dup3)(over->old, over->new_fd, over->flags) : NEXT(dup2)(over->old, over->new_fd);
+    return over->next(over->old, over->new_fd, over->flags);
 }
 
 static int duplicate_over(struct over over)
@@ -99,24 +99,35 @@ static int duplicate_over(struct over over)
         result = uktls_preload_close_by(over.new_fd, dup_over, &over);
     }
     if (over.old != over.new_fd)
-        follow(over.old, result);
+        uktls_followed(over.old, result);
     return result;
+}
+
+int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
+{
+    return duplicate_over((struct over){old, new_fd, flags, next});
+}
+
+static int next_dup2(int old, int new_fd, int flags)
+{
+    (void)flags;
+    return NEXT(dup2)(old, new_fd);
 }
 
 int dup2(int old, int new_fd)
 {
-    return duplicate_over((struct over){.old = old, .new_fd = new_fd});
+    return uktls_dup_over(old, new_fd, 0, next_dup2);
 }
 
 TWIN(__dup2, dup2);
 
 int dup3(int old, int new_fd, int flags)
 {
-    return duplicate_over((struct over){.old = old, .new_fd = new_fd, .flags = flags, .is_dup3 = true});
+    return uktls_dup_over(old, new_fd, flags, NEXT(dup3));
 }
 
 /* A new socket under a number that was closed without our knowledge. */
-static int fresh(int fd)
+int uktls_fresh(int fd)
 {
     if (fd >= 0 && UNLIKELY(mark_of(fd)))
         uktls_preload_reused(fd);
@@ -129,7 +140,7 @@ static int fresh(int fd)
 
 int socket(int domain, int type, int protocol)
 {
-    return fresh(NEXT(socket)(domain, type, protocol));
+    return uktls_fresh(NEXT(socket)(domain, type, protocol));
 }
 
 int socketpair(int domain, int type, int protocol, int pair[2])
@@ -137,27 +148,32 @@ int socketpair(int domain, int type, int protocol, int pair[2])
     int result = NEXT(socketpair)(domain, type, protocol, pair);
 
     if (result == 0) {
-        fresh(pair[0]);
-        fresh(pair[1]);
+        uktls_fresh(pair[0]);
+        uktls_fresh(pair[1]);
     }
     return result;
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *len)
 {
-    return fresh(NEXT(accept)(fd, address, len));
+    return uktls_fresh(NEXT(accept)(fd, address, len));
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *len, int flags)
 {
-    return fresh(NEXT(accept4)(fd, address, len, flags));
+    return uktls_fresh(NEXT(accept4)(fd, address, len, flags));
+}
+
+/* A disconnected socket would be free for another connection, without keys (ATT-12). */
+bool uktls_disconnects(int fd, const struct sockaddr *address, socklen_t len)
+{
+    return is_tls(fd) && uktls_preload_verify(fd) && len >= sizeof(address->sa_family) &&
+           uktls_preload_may_look(address, sizeof(address->sa_family)) && address->sa_family == AF_UNSPEC;
 }
 
 int connect(int fd, const struct sockaddr *address, socklen_t len)
 {
-    if (is_tls(fd) && uktls_preload_verify(fd) && address != NULL && len >= sizeof(address->sa_family) &&
-        address->sa_family == AF_UNSPEC) {
-        /* A disconnected socket would be free for another connection, without keys (ATT-12). */
+    if (uktls_disconnects(fd, address, len)) {
         errno = EOPNOTSUPP;
         return -1;
     }

@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "interpose.h"
+#include "around.h"
 
 #ifndef SOL_TCP
 #define SOL_TCP 6
@@ -51,7 +51,7 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
     return NEXT(getsockopt)(fd, level, name, value, len);
 }
 
-static int control(int fd, int command, void *argument, int (*next)(int, int, ...))
+int uktls_control(int fd, int command, void *argument, int (*next)(int, int, ...))
 {
     int result;
 
@@ -73,7 +73,7 @@ int fcntl(int fd, int command, ...)
     va_start(arguments, command);
     argument = va_arg(arguments, void *);
     va_end(arguments);
-    return control(fd, command, argument, NEXT(fcntl));
+    return uktls_control(fd, command, argument, NEXT(fcntl));
 }
 
 TWIN(__fcntl, fcntl);
@@ -86,7 +86,7 @@ int fcntl64(int fd, int command, ...)
     va_start(arguments, command);
     argument = va_arg(arguments, void *);
     va_end(arguments);
-    return control(fd, command, argument, NEXT(fcntl64));
+    return uktls_control(fd, command, argument, NEXT(fcntl64));
 }
 
 int shutdown(int fd, int how)

@@ -7,7 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 /* _exit may be called in a handler of a signal that came inside malloc(3): then sealing the rest may wait for a
  * lock that this very thread holds. A process that ends ends, so the last seconds are watched over. By system
@@ -35,17 +35,22 @@ static void watch_over_the_end(int status)
     event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
     sigemptyset(&watched);
     sigaddset(&watched, WATCH_SIGNAL);
-    if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 && sigaction(WATCH_SIGNAL, &action, NULL) == 0 &&
-        sigprocmask(SIG_UNBLOCK, &watched, NULL) == 0)
+    if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 &&
+        sigaction(WATCH_SIGNAL, &action, NULL) == 0 && sigprocmask(SIG_UNBLOCK, &watched, NULL) == 0)
         syscall(SYS_timer_settime, timer, 0, &every, NULL);
 }
 
-void _exit(int status)
+void uktls_before_exit(int status)
 {
     if (uktls_preload_had_connections()) {
         watch_over_the_end(status);
         uktls_preload_drain();
     }
+}
+
+void _exit(int status)
+{
+    uktls_before_exit(status);
     NEXT(_exit)(status);
     __builtin_unreachable();
 }

@@ -4,7 +4,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 ssize_t read(int fd, void *data, size_t len)
 {
@@ -179,19 +179,25 @@ TWIN(preadv64v2, preadv2);
 
 /* The kernel counts ciphertext (RX-46), but not what is out of its queue already. FIONCLEX is refused as in
  * fcntl(F_SETFD). */
+int uktls_ioctl(int fd, unsigned long request, void *argument, int (*next)(int, unsigned long, ...))
+{
+    int result;
+
+    if (request == FIONCLEX && is_tls(fd) && uktls_preload_verify(fd))
+        request = FIOCLEX;
+    result = next(fd, request, argument);
+    if (is_tls(fd) && request == FIONREAD && result == 0 && *(int *)argument == 0 && uktls_preload_holds_data(fd))
+        *(int *)argument = 1;
+    return result;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list arguments;
     void *argument;
-    int result;
 
     va_start(arguments, request);
     argument = va_arg(arguments, void *);
     va_end(arguments);
-    if (request == FIONCLEX && is_tls(fd) && uktls_preload_verify(fd))
-        request = FIOCLEX;
-    result = NEXT(ioctl)(fd, request, argument);
-    if (is_tls(fd) && request == FIONREAD && result == 0 && *(int *)argument == 0 && uktls_preload_holds_data(fd))
-        *(int *)argument = 1;
-    return result;
+    return uktls_ioctl(fd, request, argument, NEXT(ioctl));
 }

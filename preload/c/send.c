@@ -5,7 +5,7 @@
 #include <sys/sendfile.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 ssize_t write(int fd, const void *data, size_t len)
 {
@@ -37,7 +37,7 @@ ssize_t sendto(int fd, const void *data, size_t len, int flags, const struct soc
 }
 
 /* A TLS socket in another process would have no keys, and send in the clear (design rule 2). */
-static bool passes_tls(const struct msghdr *msg)
+bool uktls_passes_tls(const struct msghdr *msg)
 {
     if (LIKELY(!uktls_preload_may_look(msg, sizeof(*msg)) || msg->msg_controllen < sizeof(struct cmsghdr) ||
                !uktls_preload_may_look(msg->msg_control, msg->msg_controllen)))
@@ -64,7 +64,7 @@ ssize_t sendmsg(int fd, const struct msghdr *msg, int flags)
     NOTE_WRITER(fd);
     if (is_tls(fd))
         TLS_CALL(fd, uktls_preload_sendmsg(fd, msg, flags), NEXT(sendmsg)(fd, msg, flags));
-    if (passes_tls(msg)) {
+    if (uktls_passes_tls(msg)) {
         errno = EOPNOTSUPP;
         return -1;
     }
@@ -91,16 +91,23 @@ static int send_messages(int fd, struct mmsghdr *messages, unsigned n, int flags
     return (int)sent;
 }
 
+bool uktls_any_passes_tls(const struct mmsghdr *messages, unsigned n)
+{
+    for (unsigned i = 0; i < n && uktls_preload_may_look(&messages[i], sizeof(*messages)); i++)
+        if (uktls_passes_tls(&messages[i].msg_hdr))
+            return true;
+    return false;
+}
+
 int sendmmsg(int fd, struct mmsghdr *messages, unsigned n, int flags)
 {
     NOTE_WRITER(fd);
     if (is_tls(fd))
         TLS_CALL(fd, send_messages(fd, messages, n, flags), NEXT(sendmmsg)(fd, messages, n, flags));
-    for (unsigned i = 0; i < n && uktls_preload_may_look(&messages[i], sizeof(*messages)); i++)
-        if (passes_tls(&messages[i].msg_hdr)) {
-            errno = EOPNOTSUPP;
-            return -1;
-        }
+    if (uktls_any_passes_tls(messages, n)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
     return NEXT(sendmmsg)(fd, messages, n, flags);
 }
 
