@@ -3,7 +3,6 @@
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,7 +19,7 @@ static void on_watch(int number)
 {
     (void)number;
     if (uktls_preload_drain_stalled(PERIOD_MS))
-        syscall(SYS_exit_group, end_status);
+        uktls_syscall(SYS_exit_group, end_status);
 }
 
 static void watch_over_the_end(int status)
@@ -32,12 +31,12 @@ static void watch_over_the_end(int status)
     int timer;
 
     end_status = status;
-    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    event._sigev_un._tid = (pid_t)uktls_syscall(SYS_gettid);
     sigemptyset(&watched);
     sigaddset(&watched, WATCH_SIGNAL);
-    if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 &&
+    if (uktls_syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 &&
         sigaction(WATCH_SIGNAL, &action, NULL) == 0 && sigprocmask(SIG_UNBLOCK, &watched, NULL) == 0)
-        syscall(SYS_timer_settime, timer, 0, &every, NULL);
+        uktls_syscall(SYS_timer_settime, timer, 0, &every, NULL);
 }
 
 void uktls_before_exit(int status)

@@ -1,0 +1,113 @@
+/* Functions of the C library that read, write or bring a number by names that cannot be interposed. */
+#include <dlfcn.h>
+#include <execinfo.h>
+#include <link.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "around.h"
+
+__attribute__((weak)) void uktls_before_raw_fork(void)
+{
+}
+
+__attribute__((weak)) void uktls_number_came(int fd)
+{
+    (void)fd;
+}
+
+void uktls_numbers_came(const struct msghdr *msg)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR((struct msghdr *)msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
+            continue;
+        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
+            int came;
+
+            memcpy(&came, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+            uktls_number_came(came);
+        }
+    }
+}
+
+/* Since glibc 2.36; the header of an older one has no prototype. */
+int pidfd_getfd(int pidfd, int target, unsigned flags);
+int pidfd_getfd(int pidfd, int target, unsigned flags)
+{
+    int fd = NEXT(pidfd_getfd)(pidfd, target, flags);
+
+    if (fd >= 0)
+        uktls_number_came(fd);
+    return fd;
+}
+
+int eventfd_write(int fd, eventfd_t value)
+{
+    if (is_tls(fd))
+        return write(fd, &value, sizeof(value)) == sizeof(value) ? 0 : -1;
+    return NEXT(eventfd_write)(fd, value);
+}
+
+int eventfd_read(int fd, eventfd_t *value)
+{
+    if (is_tls(fd))
+        return read(fd, value, sizeof(*value)) == sizeof(*value) ? 0 : -1;
+    return NEXT(eventfd_read)(fd, value);
+}
+
+static size_t put(struct iovec *iov, size_t n, const char *text)
+{
+    iov[n] = (struct iovec){(void *)(uintptr_t)text, strlen(text)};
+    return n + 1;
+}
+
+/* The end of `room`, with the number in front of it. */
+static const char *hexadecimal(uintptr_t number, char room[2 * sizeof(number) + 1])
+{
+    char *at = room + 2 * sizeof(number);
+
+    *at = '\0';
+    do {
+        *--at = "0123456789abcdef"[number & 15];
+        number >>= 4;
+    } while (number != 0);
+    return at;
+}
+
+/* Lines as the C library's. No memory is taken: a handler of SIGSEGV may ask. */
+void backtrace_symbols_fd(void *const *array, int size, int fd)
+{
+    if (!is_tls(fd)) {
+        NEXT(backtrace_symbols_fd)(array, size, fd);
+        return;
+    }
+    for (int i = 0; i < size; i++) {
+        char offset_room[2 * sizeof(uintptr_t) + 1], address_room[2 * sizeof(uintptr_t) + 1];
+        uintptr_t address = (uintptr_t)array[i];
+        struct link_map *map = NULL;
+        struct iovec iov[9];
+        struct msghdr line = {.msg_iov = iov};
+        Dl_info info;
+        size_t n = 0;
+
+        if (dladdr1(array[i], &info, (void **)&map, RTLD_DL_LINKMAP) && info.dli_fname != NULL && *info.dli_fname) {
+            n = put(iov, n, info.dli_fname);
+            if (info.dli_sname != NULL || map->l_addr != 0) {
+                uintptr_t start = info.dli_sname != NULL ? (uintptr_t)info.dli_saddr : (uintptr_t)map->l_addr;
+
+                n = put(iov, n, "(");
+                if (info.dli_sname != NULL)
+                    n = put(iov, n, info.dli_sname);
+                n = put(iov, n, address >= start ? "+0x" : "-0x");
+                n = put(iov, n, hexadecimal(address >= start ? address - start : start - address, offset_room));
+                n = put(iov, n, ")");
+            }
+        }
+        n = put(iov, n, "[0x");
+        n = put(iov, n, hexadecimal(address, address_room));
+        n = put(iov, n, "]\n");
+        line.msg_iovlen = n;
+        (void)uktls_preload_sendmsg(fd, &line, 0);
+    }
+}
