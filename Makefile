@@ -281,6 +281,7 @@ test-valgrind:
 # Against the staged preload library; its programs call the C library only.
 test-preload:
 	c-tests/preload/symbols.sh $(STAGE)/lib/libuktls_preload.so
+	tests/exports/check.py $(STAGE)/lib/libuktls_preload.so
 	@$(MAKE) --no-print-directory -C c-tests/preload check PRELOAD=$(STAGE)/lib/libuktls_preload.so
 
 test-interop:

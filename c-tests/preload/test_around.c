@@ -8,9 +8,11 @@
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <libgen.h>
+#include <netdb.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/uio.h>
 
 static char folder[400], early[512], finder[512], company[512];
 
@@ -239,6 +241,83 @@ static void test_backtrace(void **state)
     assert_ok(close(fd[1]));
 }
 
+static int writes_messages(void *argument)
+{
+    siginfo_t info = {.si_signo = SIGSEGV};
+    CHILD_CHECK(dup2(*(int *)argument, STDERR_FILENO) == STDERR_FILENO);
+    h_errno = HOST_NOT_FOUND;
+    herror("a name");
+    herror(NULL);
+    psiginfo(&info, "a signal");
+    return 0;
+}
+
+/* Standard error is a TLS socket. */
+static void test_messages(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    struct receiver receiver;
+    char text[200] = "", expected[200];
+    int fd[2];
+    tls_pair(fd, &keys, &receiver);
+    receiver.pattern = false;
+    assert_exited(in_child(writes_messages, &fd[0]), 0);
+    assert_ok(close(fd[0]));
+    while (receiver_next(&receiver) == 1)
+        strncat(text, (char *)receiver.data, receiver.len);
+    assert_string_equal(receiver.fault, "");
+    snprintf(expected, sizeof expected, "a name: %s\n%s\n", hstrerror(HOST_NOT_FOUND), hstrerror(HOST_NOT_FOUND));
+    assert_string_equal(text, expected);
+    assert_ok(close(fd[1]));
+}
+
+ssize_t __pread64(int, void *, size_t, off64_t);
+ssize_t __pwrite64(int, const void *, size_t, off64_t);
+ssize_t __pread_chk(int, void *, size_t, off_t, size_t);
+ssize_t __pread64_chk(int, void *, size_t, off64_t, size_t);
+
+/* The kernel refuses them on any socket, so they are left to it. */
+static void test_calls_that_no_socket_takes(void **state)
+{
+    (void)state;
+    struct peer peer;
+    char data[10] = "plain";
+    struct iovec iov = {data, 5};
+    int fd[2], ends[2], file = memfd_create("file", MFD_CLOEXEC);
+    both_pair(fd, &peer);
+    send_sealed(&peer.out, "23:10");
+    assert_ok(pipe(ends));
+    assert_returns(write(ends[1], data, 5), 5);
+    assert_returns(write(file, data, 5), 5);
+    assert_returns(lseek(file, 0, SEEK_SET), 0);
+    assert_fails(pread(fd[0], data, 5, 0), ESPIPE);
+    assert_fails(pread64(fd[0], data, 5, 0), ESPIPE);
+    assert_fails(__pread64(fd[0], data, 5, 0), ESPIPE);
+    assert_fails(__pread_chk(fd[0], data, 5, 0, sizeof data), ESPIPE);
+    assert_fails(__pread64_chk(fd[0], data, 5, 0, sizeof data), ESPIPE);
+    assert_fails(preadv(fd[0], &iov, 1, 0), ESPIPE);
+    assert_fails(preadv64(fd[0], &iov, 1, 0), ESPIPE);
+    assert_fails(pwrite(fd[0], data, 5, 0), ESPIPE);
+    assert_fails(pwrite64(fd[0], data, 5, 0), ESPIPE);
+    assert_fails(__pwrite64(fd[0], data, 5, 0), ESPIPE);
+    assert_fails(pwritev(fd[0], &iov, 1, 0), ESPIPE);
+    assert_fails(pwritev64(fd[0], &iov, 1, 0), ESPIPE);
+    assert_true(posix_fallocate(fd[0], 0, 5) != 0);
+    assert_true(posix_fallocate64(fd[0], 0, 5) != 0);
+    assert_fails(vmsplice(fd[0], &iov, 1, 0), EBADF);
+    assert_fails(tee(ends[0], fd[0], 5, 0), EINVAL);
+    assert_fails(tee(fd[0], ends[1], 5, 0), EINVAL);
+    assert_fails(copy_file_range(file, NULL, fd[0], NULL, 5, 0), EINVAL);
+    assert_fails(copy_file_range(fd[0], NULL, file, NULL, 5, 0), EINVAL);
+    expect_nothing(fd[1]);
+    assert_returns(read(fd[0], data, 10), 10);
+    assert_memory_equal(data, pattern(0, 10), 10);
+    assert_ok(close(file));
+    close_tls(ends);
+    close_tls(fd);
+}
+
 static void test_pidfd_getfd(void **state)
 {
     (void)state;
@@ -269,6 +348,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_company_behind),
         cmocka_unit_test(test_eventfd),
         cmocka_unit_test(test_backtrace),
+        cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_calls_that_no_socket_takes),
         cmocka_unit_test(test_pidfd_getfd),
     };
     const char *child = getenv("UKTLS_TEST_CHILD");
