@@ -90,7 +90,8 @@ $(BUILD)/lib/$(SHARED): $(BUILD)/lib/libuktls.a $(BUILD)/uktls.map
 	@ln -sf $(SHARED) $(@D)/$(SONAME)
 	@ln -sf $(SONAME) $(@D)/libuktls.so
 
-# The preload library is in every process of a system: the C library and libgcc, and nothing else.
+# The preload library is in every process of a system: the C library and libgcc, and nothing else. It calls its own functions by
+# the names that it exports, whatever else has them, and system calls by their instruction (preload/c/syscall.S).
 PRELOAD_ARCHIVE := $(TARGET)/release/libuktls_preload.a
 $(PRELOAD_ARCHIVE): FORCE
 	$(CARGO) build --release -p uktls-preload
@@ -102,6 +103,7 @@ $(BUILD)/preload.map: abi/preload.symbols
 $(BUILD)/lib/libuktls_preload.so: $(PRELOAD_ARCHIVE) $(BUILD)/preload.map
 	@mkdir -p $(@D)
 	$(CC) -shared -o $@ $(LDFLAGS) -Wl,-soname,libuktls_preload.so -Wl,--version-script=$(BUILD)/preload.map \
+	  -Wl,-Bsymbolic-functions -Wl,--wrap=syscall \
 	  -Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs -Wl,--gc-sections \
 	  -Wl,--whole-archive $< -Wl,--no-whole-archive -Wl,--as-needed $(LIBS_PRIVATE)
 
@@ -279,6 +281,7 @@ test-valgrind:
 # Against the staged preload library; its programs call the C library only.
 test-preload:
 	c-tests/preload/symbols.sh $(STAGE)/lib/libuktls_preload.so
+	tests/exports/check.py $(STAGE)/lib/libuktls_preload.so
 	@$(MAKE) --no-print-directory -C c-tests/preload check PRELOAD=$(STAGE)/lib/libuktls_preload.so
 
 test-interop:

@@ -9,18 +9,28 @@ fn main() {
     println!("cargo::rerun-if-changed=../abi/preload.symbols");
 
     let symbols = fs::read_to_string("../abi/preload.symbols").expect("the list of symbols");
-    let names: String = symbols
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|name| format!("X({name})\n"))
+    let listed = || {
+        symbols
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    };
+    let names: String = listed().map(|name| format!("X({name})\n")).collect();
+    let indices: String = listed()
+        .enumerate()
+        .map(|(index, name)| format!("#define INDEX_{name} {index}\n"))
         .collect();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("names.h"), names).expect("OUT_DIR is writable");
+    // The same for assembly, which knows no enumerations.
+    fs::write(out.join("indices.h"), indices).expect("OUT_DIR is writable");
 
     let mut sources: Vec<PathBuf> = fs::read_dir("c")
         .expect("the folder c")
         .map(|entry| entry.expect("a readable folder").path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "c"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "c" || extension == "S")
+        })
         .collect();
     sources.sort();
     cc::Build::new()

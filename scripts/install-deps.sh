@@ -39,6 +39,7 @@ test)
     need libcmocka-dev compiles cmocka.h
     need gnutls-bin has gnutls-cli
     need valgrind has valgrind
+    need libc6-dbg test -d /usr/lib/debug/.build-id
     need clang has clang
     need mandoc has mandoc
     need python3 has python3

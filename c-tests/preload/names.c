@@ -85,7 +85,7 @@ bool is_tls_socket(int fd)
 
 void raw_close(int fd)
 {
-    assert_ok(syscall(SYS_close, fd));
+    assert_ok(raw_call(SYS_close, fd, 0, 0));
 }
 
 int in_child(int (*body)(void *), void *argument)

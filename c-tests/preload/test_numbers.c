@@ -258,7 +258,7 @@ static void by_raw_socket(int want, int *mine, int *other)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof address;
-    *mine = (int)syscall(SYS_socket, AF_INET, SOCK_STREAM, 0);
+    *mine = (int)raw_call(SYS_socket, AF_INET, SOCK_STREAM, 0);
     assert_int_equal(*mine, want);
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     assert_ok(bind(listener, (struct sockaddr *)&address, len));
@@ -273,9 +273,9 @@ static void by_raw_socket(int want, int *mine, int *other)
 static void by_raw_dup(int want, int *mine, int *other)
 {
     int ends[2];
-    assert_ok(syscall(SYS_pipe2, ends, 0));
+    assert_ok(raw_call(SYS_pipe2, (long)ends, 0, 0));
     *other = fcntl(ends[0], F_DUPFD, 300);
-    assert_returns(syscall(SYS_dup3, ends[1], want, 0), want);
+    assert_returns(raw_call(SYS_dup3, ends[1], want, 0), want);
     if (ends[0] != want)
         raw_close(ends[0]);
     raw_close(ends[1]);

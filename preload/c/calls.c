@@ -71,7 +71,7 @@ static void drop_left_calls(struct uktls_slot *slot, char *frame)
     atomic_store_explicit(&slot->depth, depth, memory_order_relaxed);
 }
 
-void uktls_note_slowly(struct call *call, int fd)
+void uktls_note_slowly(struct noted *call, int fd)
 {
     struct uktls_slot *slot = slot_of_thread();
     char *frame = __builtin_frame_address(0);
@@ -101,7 +101,7 @@ void uktls_end_unnoted(void)
     uktls_preload_unnoted(-1);
 }
 
-void uktls_end_watched(struct call *call)
+void uktls_end_watched(struct noted *call)
 {
     int saved = errno;
 
@@ -110,7 +110,7 @@ void uktls_end_watched(struct call *call)
     call->cell = NO_CELL;
 }
 
-void uktls_find_way(struct call *call, int fd, bool writes)
+void uktls_find_way(struct noted *call, int fd, bool writes)
 {
     int saved = errno;
 

@@ -5,7 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE 2
@@ -20,9 +20,9 @@ static void forget_mark(int fd, uint8_t mark)
         atomic_compare_exchange_strong(&uktls_preload_marks[fd], &mark, 0);
 }
 
-int close(int fd)
+int uktls_close_by(int fd, int (*next)(int))
 {
-    struct call call __attribute__((cleanup(end_call)));
+    struct noted call __attribute__((cleanup(end_call)));
     uint8_t mark;
     int result;
 
@@ -30,11 +30,11 @@ int close(int fd)
     note_call(&call, fd);
     mark = mark_of(fd);
     if (LIKELY(mark == 0))
-        return NEXT(close)(fd);
+        return next(fd);
     if (!(mark & SLOW_CHANGE) || uktls_preload_in_vfork()) {
         if (mark & MARK_TLS)
             uktls_vfork_changed = true;
-        result = NEXT(close)(fd);
+        result = next(fd);
         if (!(mark & SLOW_CHANGE) && !uktls_preload_in_vfork())
             forget_mark(fd, mark);
         return result;
@@ -45,6 +45,11 @@ int close(int fd)
     /* One of ours, which the program cannot have meant. */
     errno = EBADF;
     return -1;
+}
+
+int close(int fd)
+{
+    return uktls_close_by(fd, NEXT(close));
 }
 
 TWIN(__close, close);
@@ -87,10 +92,15 @@ static void make_twin(int fd, uint8_t mark)
     }
 }
 
-static void follow(int old, int new_fd, uint8_t mark)
+/* What is known of the duplicate, while the call is noted; behind that, whether the socket has got keys meanwhile. Whoever
+ * sets them waits for the call, and this one would wait for keys that are being set. */
+static void follow(int old, int new_fd, uint8_t mark, struct noted *call)
 {
-    if (new_fd >= 0 && UNLIKELY(mark | mark_of(new_fd)) && !uktls_preload_in_vfork())
-        uktls_preload_inherit(old, new_fd);
+    if (new_fd < 0 || LIKELY(!(mark | mark_of(new_fd))) || uktls_preload_in_vfork())
+        return;
+    uktls_preload_inherit(old, new_fd);
+    end_note(call);
+    uktls_preload_came_over(new_fd);
 }
 
 /* In the child of a vfork: a TLS socket under a number that its parent does not have there would be unknown to the table,
@@ -111,11 +121,12 @@ static int place_in_vfork(int new_fd, int least)
 
 _Atomic bool uktls_vfork_changed;
 
-/* dup, or fcntl(F_DUPFD) by `next`. */
 int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...))
 {
+    bool is_dup = command < 0;
+
     for (;;) {
-        struct call call __attribute__((cleanup(end_call)));
+        struct noted call __attribute__((cleanup(end_call)));
         uint8_t mark;
         int result;
 
@@ -124,31 +135,37 @@ int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...))
         mark = mark_of(old);
         if (LIKELY(!(mark & (MARK_TLS | MARK_BUSY)))) {
             make_twin(old, mark);
-            result = next == NULL ? NEXT(dup)(old) : next(old, command, least);
-            follow(old, result, mark);
+            result = next(old, command, least);
+            follow(old, result, mark, &call);
             return result;
         }
         end_note(&call);
         if (uktls_preload_in_vfork())
-            return place_in_vfork(-1, next == NULL ? -1 : least);
-        if (next != NULL && least < 0) {
+            return place_in_vfork(-1, is_dup ? -1 : least);
+        if (!is_dup && least < 0) {
             errno = EINVAL;
             return -1;
         }
-        result = uktls_preload_duplicate(old, next == NULL ? -1 : least);
+        result = uktls_preload_duplicate(old, is_dup ? -1 : least);
         if (result >= 0 || errno != ENOPROTOOPT)
             return result;
     }
 }
 
-int dup(int old)
+static int next_dup(int old, int command, ...)
 {
-    return uktls_duplicate(old, 0, 0, NULL);
+    (void)command;
+    return NEXT(dup)(old);
 }
 
-static int duplicate_over(int old, int new_fd, int flags, bool is_dup3)
+int dup(int old)
 {
-    struct call call __attribute__((cleanup(end_call)));
+    return uktls_duplicate(old, -1, 0, next_dup);
+}
+
+int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
+{
+    struct noted call __attribute__((cleanup(end_call)));
     uint8_t mark, mark_of_old;
     int result;
 
@@ -164,9 +181,9 @@ static int duplicate_over(int old, int new_fd, int flags, bool is_dup3)
             uktls_vfork_changed = true;
         if (old != new_fd)
             make_twin(old, mark_of_old);
-        result = is_dup3 ? NEXT(dup3)(old, new_fd, flags) : NEXT(dup2)(old, new_fd);
+        result = next(old, new_fd, flags);
         if (old != new_fd)
-            follow(old, result, mark_of_old);
+            follow(old, result, mark_of_old, &call);
         return result;
     }
     end_note(&call);
@@ -178,20 +195,26 @@ static int duplicate_over(int old, int new_fd, int flags, bool is_dup3)
     return uktls_preload_replace(old, new_fd, flags);
 }
 
+static int next_dup2(int old, int new_fd, int flags)
+{
+    (void)flags;
+    return NEXT(dup2)(old, new_fd);
+}
+
 int dup2(int old, int new_fd)
 {
-    return duplicate_over(old, new_fd, 0, false);
+    return uktls_dup_over(old, new_fd, 0, next_dup2);
 }
 
 TWIN(__dup2, dup2);
 
 int dup3(int old, int new_fd, int flags)
 {
-    return duplicate_over(old, new_fd, flags, true);
+    return uktls_dup_over(old, new_fd, flags, NEXT(dup3));
 }
 
 /* A new descriptor. */
-static int fresh(int fd, int type)
+int uktls_fresh(int fd, int type)
 {
     bool is_stream = (type & 0xf) == SOCK_STREAM;
 
@@ -206,7 +229,7 @@ static int fresh(int fd, int type)
 
 int socket(int domain, int type, int protocol)
 {
-    return fresh(NEXT(socket)(domain, type, protocol), type);
+    return uktls_fresh(NEXT(socket)(domain, type, protocol), type);
 }
 
 int socketpair(int domain, int type, int protocol, int pair[2])
@@ -214,26 +237,32 @@ int socketpair(int domain, int type, int protocol, int pair[2])
     int result = NEXT(socketpair)(domain, type, protocol, pair);
 
     if (result == 0) {
-        fresh(pair[0], type);
-        fresh(pair[1], type);
+        uktls_fresh(pair[0], type);
+        uktls_fresh(pair[1], type);
     }
     return result;
 }
 
 int accept(int fd, struct sockaddr *address, socklen_t *len)
 {
-    return fresh(NEXT(accept)(fd, address, len), SOCK_STREAM);
+    return uktls_fresh(NEXT(accept)(fd, address, len), SOCK_STREAM);
 }
 
 int accept4(int fd, struct sockaddr *address, socklen_t *len, int flags)
 {
-    return fresh(NEXT(accept4)(fd, address, len, flags), SOCK_STREAM);
+    return uktls_fresh(NEXT(accept4)(fd, address, len, flags), SOCK_STREAM);
+}
+
+/* A disconnected socket would be free for another connection, without keys (ATT-12). */
+bool uktls_disconnects(int fd, const struct sockaddr *address, socklen_t len)
+{
+    return is_tls(fd) && len >= sizeof(address->sa_family) &&
+           uktls_preload_may_look(address, sizeof(address->sa_family)) && address->sa_family == AF_UNSPEC;
 }
 
 int connect(int fd, const struct sockaddr *address, socklen_t len)
 {
-    if (is_tls(fd) && address != NULL && len >= sizeof(address->sa_family) && address->sa_family == AF_UNSPEC) {
-        /* A disconnected socket would be free for another connection, without keys (ATT-12). */
+    if (uktls_disconnects(fd, address, len)) {
         errno = EOPNOTSUPP;
         return -1;
     }

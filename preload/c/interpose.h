@@ -56,7 +56,7 @@ struct uktls_slot {
 extern __thread struct uktls_slot *uktls_slot __attribute__((tls_model("initial-exec")));
 
 /* A call that moves bytes by a number or changes what it means, from its look at the mark to its end. */
-struct call {
+struct noted {
     struct uktls_slot *slot;
     unsigned at;
     int cell;
@@ -68,12 +68,12 @@ enum { WAY_PLAIN, WAY_SERVED, WAY_WATCHED, WAY_REFUSED, WAY_FAILED };
 enum { NO_CELL = -3 };
 
 /* Notes a call of a thread that has no slot yet, or another call under way. */
-void uktls_note_slowly(struct call *call, int fd);
+void uktls_note_slowly(struct noted *call, int fd);
 /* What the call does with a number that is marked. */
-void uktls_find_way(struct call *call, int fd, bool writes);
-void uktls_end_watched(struct call *call);
+void uktls_find_way(struct noted *call, int fd, bool writes);
+void uktls_end_watched(struct noted *call);
 
-static inline __attribute__((always_inline)) void note_call(struct call *call, int fd)
+static inline __attribute__((always_inline)) void note_call(struct noted *call, int fd)
 {
     struct uktls_slot *slot = uktls_slot;
 
@@ -95,7 +95,7 @@ static inline __attribute__((always_inline)) void note_call(struct call *call, i
 
 /* The note is taken away. */
 void uktls_end_unnoted(void);
-static inline __attribute__((always_inline)) void end_note(struct call *call)
+static inline __attribute__((always_inline)) void end_note(struct noted *call)
 {
     if (UNLIKELY(call->slot == NULL)) {
         if (call->at)
@@ -109,14 +109,14 @@ static inline __attribute__((always_inline)) void end_note(struct call *call)
     call->at = 0;
 }
 
-static inline __attribute__((always_inline)) void end_call(struct call *call)
+static inline __attribute__((always_inline)) void end_call(struct noted *call)
 {
     if (UNLIKELY(call->cell != NO_CELL))
         uktls_end_watched(call);
     end_note(call);
 }
 
-static inline __attribute__((always_inline)) void begin_out(struct call *call, int fd)
+static inline __attribute__((always_inline)) void begin_out(struct noted *call, int fd)
 {
     note_call(call, fd);
     if (UNLIKELY(mark_of(fd) & SLOW_OUT))
@@ -124,9 +124,9 @@ static inline __attribute__((always_inline)) void begin_out(struct call *call, i
 }
 
 /* Reads are not waited for when keys are set (ATT-20), so they leave no note. */
-static inline __attribute__((always_inline)) void begin_in(struct call *call, int fd)
+static inline __attribute__((always_inline)) void begin_in(struct noted *call, int fd)
 {
-    *call = (struct call){.cell = NO_CELL, .way = WAY_PLAIN};
+    *call = (struct noted){.cell = NO_CELL, .way = WAY_PLAIN};
     if (UNLIKELY(mark_of(fd) & SLOW_IN))
         uktls_find_way(call, fd, false);
 }
@@ -136,7 +136,7 @@ static inline __attribute__((always_inline)) void begin_in(struct call *call, in
  * their begin, as nothing is lost there. */
 #define CALL(begin, fd, served, next)                                                                                  \
     for (int errno_before_ = errno;; errno = errno_before_) {                                                          \
-        struct call call_ __attribute__((cleanup(end_call)));                                                          \
+        struct noted call_ __attribute__((cleanup(end_call)));                                                          \
         begin(&call_, fd);                                                                                             \
         if (LIKELY(call_.way == WAY_PLAIN || call_.way == WAY_WATCHED))                                                \
             return next;                                                                                               \
@@ -233,6 +233,8 @@ int uktls_preload_replace(int old, int new_fd, int flags);
 void uktls_preload_fresh(int fd, bool is_stream);
 /* `new_fd` has just been made a plain duplicate of `old`. */
 void uktls_preload_inherit(int old, int new_fd);
+/* The same, when that call is over. */
+void uktls_preload_came_over(int new_fd);
 /* The number has come from another process, or may have. */
 void uktls_number_came(int fd);
 /* The number's socket has been passed on: another process may have it. */

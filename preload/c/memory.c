@@ -3,15 +3,15 @@
  * looking up the next function. */
 #include <stdarg.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "interpose.h"
+#include "raw.h"
 
 static void *map(void *start, size_t len, int protection, int flags, int fd, off64_t offset)
 {
     /* mmap(2): the offset of SYS_mmap is in bytes on all 64-bit machines. */
-    void *mapped = (void *)syscall(SYS_mmap, start, len, protection, flags, fd, offset);
+    void *mapped = (void *)uktls_syscall(SYS_mmap, start, len, protection, flags, fd, offset);
 
     /* New memory is as good as what was there; a file may be shorter. */
     if (mapped != MAP_FAILED &&
@@ -33,7 +33,7 @@ void *mmap64(void *start, size_t len, int protection, int flags, int fd, off64_t
 /* Behind the call: before it, another thread could ask in between. */
 int munmap(void *start, size_t len)
 {
-    int result = (int)syscall(SYS_munmap, start, len);
+    int result = (int)uktls_syscall(SYS_munmap, start, len);
 
     uktls_preload_forget(start, len);
     return result;
@@ -47,14 +47,14 @@ void *mremap(void *start, size_t len, size_t new_len, int flags, ...)
     va_start(arguments, flags);
     target = va_arg(arguments, void *);
     va_end(arguments);
-    moved = (void *)syscall(SYS_mremap, start, len, new_len, flags, target);
+    moved = (void *)uktls_syscall(SYS_mremap, start, len, new_len, flags, target);
     uktls_preload_forget(start, len);
     return moved;
 }
 
 int mprotect(void *start, size_t len, int protection)
 {
-    int result = (int)syscall(SYS_mprotect, start, len, protection);
+    int result = (int)uktls_syscall(SYS_mprotect, start, len, protection);
 
     uktls_preload_forget(start, len);
     return result;

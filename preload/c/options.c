@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "interpose.h"
+#include "around.h"
 
 #ifndef SOL_TCP
 #define SOL_TCP 6
@@ -53,9 +53,7 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
     return NEXT(getsockopt)(fd, level, name, value, len);
 }
 
-int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...));
-
-static int control(int fd, int command, void *argument, int (*next)(int, int, ...))
+int uktls_control(int fd, int command, void *argument, int (*next)(int, int, ...))
 {
     /* Another program would send in the clear: the socket stays closed to it. */
     if (command == F_SETFD && is_tls(fd) && uktls_preload_is_here(fd))
@@ -74,7 +72,7 @@ int fcntl(int fd, int command, ...)
     va_start(arguments, command);
     argument = va_arg(arguments, void *);
     va_end(arguments);
-    return control(fd, command, argument, NEXT(fcntl));
+    return uktls_control(fd, command, argument, NEXT(fcntl));
 }
 
 TWIN(__fcntl, fcntl);
@@ -87,7 +85,7 @@ int fcntl64(int fd, int command, ...)
     va_start(arguments, command);
     argument = va_arg(arguments, void *);
     va_end(arguments);
-    return control(fd, command, argument, NEXT(fcntl64));
+    return uktls_control(fd, command, argument, NEXT(fcntl64));
 }
 
 int shutdown(int fd, int how)

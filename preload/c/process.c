@@ -3,11 +3,10 @@
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 /* _exit may be called in a handler of a signal that came inside malloc(3): then sealing the rest may wait for a
  * lock that this very thread holds. A process that ends ends, so the last seconds are watched over. By system
@@ -20,7 +19,7 @@ static void on_watch(int number)
 {
     (void)number;
     if (uktls_preload_drain_stalled(PERIOD_MS))
-        syscall(SYS_exit_group, end_status);
+        uktls_syscall(SYS_exit_group, end_status);
 }
 
 static void watch_over_the_end(int status)
@@ -32,20 +31,25 @@ static void watch_over_the_end(int status)
     int timer;
 
     end_status = status;
-    event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
+    event._sigev_un._tid = (pid_t)uktls_syscall(SYS_gettid);
     sigemptyset(&watched);
     sigaddset(&watched, WATCH_SIGNAL);
-    if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 && sigaction(WATCH_SIGNAL, &action, NULL) == 0 &&
-        sigprocmask(SIG_UNBLOCK, &watched, NULL) == 0)
-        syscall(SYS_timer_settime, timer, 0, &every, NULL);
+    if (uktls_syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &timer) == 0 &&
+        sigaction(WATCH_SIGNAL, &action, NULL) == 0 && sigprocmask(SIG_UNBLOCK, &watched, NULL) == 0)
+        uktls_syscall(SYS_timer_settime, timer, 0, &every, NULL);
 }
 
-void _exit(int status)
+void uktls_before_exit(int status)
 {
     if (uktls_preload_had_connections()) {
         watch_over_the_end(status);
         uktls_preload_drain();
     }
+}
+
+void _exit(int status)
+{
+    uktls_before_exit(status);
     NEXT(_exit)(status);
     __builtin_unreachable();
 }

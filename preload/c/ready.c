@@ -4,11 +4,11 @@
 #include <string.h>
 #include <sys/select.h>
 
-#include "interpose.h"
+#include "around.h"
 
-static bool has_tls(const struct pollfd *fds, nfds_t n)
+bool uktls_polls_tls(const struct pollfd *fds, nfds_t n)
 {
-    if (LIKELY(!uktls_preload_may_look(fds, n * sizeof(*fds))))
+    if (LIKELY(n >= MARKS || !uktls_preload_may_look(fds, n * sizeof(*fds))))
         return false;
     for (nfds_t i = 0; i < n; i++)
         if (is_tls(fds[i].fd))
@@ -20,7 +20,7 @@ int poll(struct pollfd *fds, nfds_t n, int timeout_ms)
 {
     struct timespec timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
 
-    if (LIKELY(n >= MARKS || !has_tls(fds, n)))
+    if (LIKELY(!uktls_polls_tls(fds, n)))
         return NEXT(poll)(fds, n, timeout_ms);
     pthread_testcancel();
     return uktls_preload_poll(fds, n, timeout_ms < 0 ? NULL : &timeout, NULL);
@@ -30,7 +30,7 @@ TWIN(__poll, poll);
 
 int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
-    if (LIKELY(n >= MARKS || !has_tls(fds, n)))
+    if (LIKELY(!uktls_polls_tls(fds, n)))
         return NEXT(ppoll)(fds, n, timeout, mask);
     pthread_testcancel();
     return uktls_preload_poll(fds, n, timeout, mask);
@@ -89,9 +89,9 @@ static bool is_writable(const fd_set *set, int n)
     return set == NULL || uktls_preload_is_writable(set, set_len(n));
 }
 
-static bool sets_have_tls(int n, const fd_set *in, const fd_set *out, const fd_set *other)
+bool uktls_selects_tls(int n, const fd_set *in, const fd_set *out, const fd_set *other)
 {
-    if (LIKELY(!may_look(in, n) || !may_look(out, n) || !may_look(other, n)))
+    if (LIKELY(n <= 0 || n > MARKS || !may_look(in, n) || !may_look(out, n) || !may_look(other, n)))
         return false;
     for (int fd = 0; fd < n; fd++)
         if (is_tls(fd) && (is_in(in, fd) || is_in(out, fd) || is_in(other, fd)))
@@ -150,7 +150,7 @@ int select(int n, fd_set *in, fd_set *out, fd_set *other, struct timeval *timeou
     struct timespec wait, begin, end;
     int result;
 
-    if (LIKELY(n <= 0 || n > MARKS || !sets_have_tls(n, in, out, other)))
+    if (LIKELY(!uktls_selects_tls(n, in, out, other)))
         return NEXT(select)(n, in, out, other, timeout);
     pthread_testcancel();
     if (timeout == NULL)
@@ -174,7 +174,7 @@ TWIN(__select, select);
 
 int pselect(int n, fd_set *in, fd_set *out, fd_set *other, const struct timespec *timeout, const sigset_t *mask)
 {
-    if (LIKELY(n <= 0 || n > MARKS || !sets_have_tls(n, in, out, other)))
+    if (LIKELY(!uktls_selects_tls(n, in, out, other)))
         return NEXT(pselect)(n, in, out, other, timeout, mask);
     pthread_testcancel();
     return select_by_poll(n, in, out, other, timeout, mask);

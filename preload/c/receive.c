@@ -1,11 +1,10 @@
 /* What reads. */
 #include <stdarg.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 ssize_t read(int fd, void *data, size_t len)
 {
@@ -70,29 +69,12 @@ ssize_t __recvfrom_chk(int fd, void *data, size_t len, size_t room, int flags, s
     return NEXT(__recvfrom_chk)(fd, data, len, room, flags, from, from_len);
 }
 
-/* Descriptors that have come with a message may be of TLS sockets. The kernel has filled the message in. */
-static void note_came(struct msghdr *msg)
-{
-    if (LIKELY(msg->msg_controllen < sizeof(struct cmsghdr)))
-        return;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c != NULL; c = CMSG_NXTHDR(msg, c)) {
-        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS || c->cmsg_len < CMSG_LEN(0))
-            continue;
-        for (size_t i = 0; i < (c->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++) {
-            int came;
-
-            memcpy(&came, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
-            uktls_number_came(came);
-        }
-    }
-}
-
 static ssize_t receive_on(int fd, struct msghdr *msg, int flags)
 {
     ssize_t n = NEXT(recvmsg)(fd, msg, flags);
 
-    if (n >= 0)
-        note_came(msg);
+    if (n >= 0 && UNLIKELY(msg->msg_controllen > 0))
+        uktls_numbers_came(msg);
     return n;
 }
 
@@ -153,7 +135,8 @@ static int receive_messages_on(int fd, struct mmsghdr *messages, unsigned n, int
     int got = NEXT(recvmmsg)(fd, messages, n, flags, timeout);
 
     for (int i = 0; i < got; i++)
-        note_came(&messages[i].msg_hdr);
+        if (UNLIKELY(messages[i].msg_hdr.msg_controllen > 0))
+            uktls_numbers_came(&messages[i].msg_hdr);
     return got;
 }
 
@@ -205,19 +188,25 @@ TWIN(preadv64v2, preadv2);
 
 /* The kernel counts ciphertext (RX-46), but not what is out of its queue already. FIONCLEX is refused as in
  * fcntl(F_SETFD). */
+int uktls_ioctl(int fd, unsigned long request, void *argument, int (*next)(int, unsigned long, ...))
+{
+    int result;
+
+    if (request == FIONCLEX && is_tls(fd) && uktls_preload_is_here(fd))
+        request = FIOCLEX;
+    result = next(fd, request, argument);
+    if (is_tls(fd) && request == FIONREAD && result == 0 && *(int *)argument == 0 && uktls_preload_holds_data(fd))
+        *(int *)argument = 1;
+    return result;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list arguments;
     void *argument;
-    int result;
 
     va_start(arguments, request);
     argument = va_arg(arguments, void *);
     va_end(arguments);
-    if (request == FIONCLEX && is_tls(fd) && uktls_preload_is_here(fd))
-        request = FIOCLEX;
-    result = NEXT(ioctl)(fd, request, argument);
-    if (is_tls(fd) && request == FIONREAD && result == 0 && *(int *)argument == 0 && uktls_preload_holds_data(fd))
-        *(int *)argument = 1;
-    return result;
+    return uktls_ioctl(fd, request, argument, NEXT(ioctl));
 }

@@ -5,7 +5,7 @@
 #include <sys/sendfile.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "around.h"
 
 ssize_t write(int fd, const void *data, size_t len)
 {
@@ -31,7 +31,7 @@ ssize_t sendto(int fd, const void *data, size_t len, int flags, const struct soc
 }
 
 /* A TLS socket in another process would have no keys, and send in the clear (design rule 2). */
-static bool passes_tls(const struct msghdr *msg)
+bool uktls_passes_tls(const struct msghdr *msg)
 {
     if (LIKELY(!uktls_preload_may_look(msg, sizeof(*msg)) || msg->msg_controllen < sizeof(struct cmsghdr) ||
                !uktls_preload_may_look(msg->msg_control, msg->msg_controllen)))
@@ -54,7 +54,7 @@ static bool passes_tls(const struct msghdr *msg)
 }
 
 /* The kernel has taken the message, so it can be read. What it passes on, another process may have from now on. */
-static void note_passed(const struct msghdr *msg)
+void uktls_note_passed(const struct msghdr *msg)
 {
     if (LIKELY(msg->msg_controllen < sizeof(struct cmsghdr)))
         return;
@@ -75,13 +75,13 @@ static ssize_t send_on(int fd, const struct msghdr *msg, int flags)
 {
     ssize_t n;
 
-    if (passes_tls(msg)) {
+    if (uktls_passes_tls(msg)) {
         errno = EOPNOTSUPP;
         return -1;
     }
     n = NEXT(sendmsg)(fd, msg, flags);
     if (n >= 0)
-        note_passed(msg);
+        uktls_note_passed(msg);
     return n;
 }
 
@@ -111,18 +111,25 @@ static int send_messages(int fd, struct mmsghdr *messages, unsigned n, int flags
     return (int)sent;
 }
 
+bool uktls_any_passes_tls(const struct mmsghdr *messages, unsigned n)
+{
+    for (unsigned i = 0; i < n && uktls_preload_may_look(&messages[i], sizeof(*messages)); i++)
+        if (uktls_passes_tls(&messages[i].msg_hdr))
+            return true;
+    return false;
+}
+
 static int send_messages_on(int fd, struct mmsghdr *messages, unsigned n, int flags)
 {
     int sent;
 
-    for (unsigned i = 0; i < n && uktls_preload_may_look(&messages[i], sizeof(*messages)); i++)
-        if (passes_tls(&messages[i].msg_hdr)) {
-            errno = EOPNOTSUPP;
-            return -1;
-        }
+    if (uktls_any_passes_tls(messages, n)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
     sent = NEXT(sendmmsg)(fd, messages, n, flags);
     for (int i = 0; i < sent; i++)
-        note_passed(&messages[i].msg_hdr);
+        uktls_note_passed(&messages[i].msg_hdr);
     return sent;
 }
 
@@ -210,7 +217,7 @@ static int print(int fd, const char *format, va_list arguments)
 
 int vdprintf(int fd, const char *format, va_list arguments)
 {
-    struct call call __attribute__((cleanup(end_call)));
+    struct noted call __attribute__((cleanup(end_call)));
 
     begin_out(&call, fd);
     if (LIKELY(call.way == WAY_PLAIN))
@@ -222,7 +229,7 @@ int vdprintf(int fd, const char *format, va_list arguments)
 int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments);
 int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments)
 {
-    struct call call __attribute__((cleanup(end_call)));
+    struct noted call __attribute__((cleanup(end_call)));
 
     begin_out(&call, fd);
     if (LIKELY(call.way == WAY_PLAIN))

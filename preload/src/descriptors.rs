@@ -138,10 +138,15 @@ pub extern "C" fn uktls_preload_inherit(old: c_int, new: c_int) {
             family::watch_as(old, new);
         }
         registry::fresh(new, class);
-        if process::is_remembered() {
-            registry::came_over(new);
-        }
     });
+}
+
+/// The call that has made the plain duplicate `new` is over.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_came_over(new: c_int) {
+    if process::is_remembered() {
+        guard_infallible((), || registry::came_over(new));
+    }
 }
 
 /// The number has come from another process, or may have.

@@ -4,6 +4,7 @@
 //! not. This part does the rest by the same functions that `libuktls.so` exports. A panic goes no
 //! further than here.
 
+mod around;
 mod descriptors;
 mod memory;
 mod options;

@@ -92,8 +92,9 @@ pub extern "C" fn uktls_preload_before_exec() {
 
 /// Sets `FD_CLOEXEC`.
 pub(crate) fn close_on_exec(fd: c_int) {
-    // SAFETY: takes no pointer. By the system call: `fcntl` is our own.
-    unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    let arguments = [fd.into(), libc::F_SETFD.into(), libc::FD_CLOEXEC.into()];
+    // SAFETY: takes no pointer. By the instruction: `fcntl` is our own.
+    let _ = unsafe { uktls::sys::raw::call(libc::SYS_fcntl, arguments) };
 }
 
 /// 0 before the first connection, and then the process that the table belongs to.

@@ -57,6 +57,20 @@ pub fn close_by<T>(fd: RawFd, closing: impl FnOnce() -> Result<T>) -> Result<T> 
 }
 
 fn put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
+    let mut round = 0;
+    loop {
+        match try_put_over(old, new, flags) {
+            Err(Error::Changed) => {
+                NUMBERS.give_way(round);
+                round += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// [`put_over`], unless another thread changes what `old` means at this moment ([`Error::Changed`]).
+fn try_put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
     let mut kept = keep(new);
     let mut change = NUMBERS.begin(new)?;
     change.wait_out()?;

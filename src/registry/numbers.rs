@@ -198,32 +198,47 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
         new: impl FnOnce() -> Arc<S>,
         kernel: &dyn Attaching,
     ) -> Result<(Arc<S>, bool)> {
-        let (socket, is_new, is_known) = {
-            let mut inner = self.lock_unchanged(identity)?;
-            match inner.sockets.get(&identity) {
-                Some(known) => {
-                    let is_known = known.numbers.contains(&fd);
-                    (Arc::clone(&known.socket), false, is_known)
+        let mut new = Some(new);
+        loop {
+            let (socket, is_new, is_known) = {
+                let mut inner = self.lock_unchanged(identity)?;
+                match inner.sockets.get(&identity) {
+                    Some(known) => {
+                        let is_known = known.numbers.contains(&fd);
+                        (Arc::clone(&known.socket), false, is_known)
+                    }
+                    None => {
+                        // Made once: an attempt that has lost its entry has not made it.
+                        let Some(new) = new.take() else {
+                            return Err(Error::NoTls);
+                        };
+                        let socket = new();
+                        let known = Known {
+                            socket: Arc::clone(&socket),
+                            numbers: Vec::new(),
+                            changer: 0,
+                        };
+                        inner.sockets.insert(identity, known);
+                        (socket, true, false)
+                    }
                 }
-                None => {
-                    let socket = new();
-                    let known = Known {
-                        socket: Arc::clone(&socket),
-                        numbers: Vec::new(),
-                        changer: 0,
-                    };
-                    inner.sockets.insert(identity, known);
-                    (socket, true, false)
+            };
+            if is_known {
+                return Ok((socket, is_new));
+            }
+            match self.join(identity, fd, kernel) {
+                Ok(_) => return Ok((socket, is_new)),
+                // The state that was there has been taken off, by an attempt of another thread to set keys that has
+                // failed.
+                Err(Error::NoTls) if !is_new && kernel.is_of(fd) => {}
+                Err(error) => {
+                    if is_new {
+                        self.withdraw(identity, |there| Arc::ptr_eq(there, &socket));
+                    }
+                    return Err(error);
                 }
             }
-        };
-        if !is_known && let Err(error) = self.join(identity, fd, kernel) {
-            if is_new {
-                self.withdraw(identity, |there| Arc::ptr_eq(there, &socket));
-            }
-            return Err(error);
         }
-        Ok((socket, is_new))
     }
 
     /// `set` gives `socket` keys that its numbers are marked for. Before, all numbers of the socket are found, if
@@ -447,6 +462,11 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
         let gone = self.take_off(&mut inner, fd);
         self.world.set(fd, mark, None);
         gone.map(|left| (left.socket, left.other.is_none()))
+    }
+
+    /// Lets a change of another thread go on, for the n-th time.
+    pub(crate) fn give_way(&self, round: u32) {
+        self.world.pause(round);
     }
 
     /// Whether the TLS socket of `fd` has other numbers.
@@ -677,7 +697,8 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
     ///
     /// # Errors
     /// What `kernel` fails with; [`Error::WouldBlock`] if `old` has become a TLS socket's and the caller has `expected`
-    /// no such thing. Then nothing has changed, and the change goes on.
+    /// no such thing. Then nothing has changed, and the change goes on. [`Error::Changed`] if what `old` means is being
+    /// changed: the caller ends the change, gives way, and begins again.
     #[allow(clippy::type_complexity)]
     pub(crate) fn take_after<T>(
         &mut self,
@@ -686,22 +707,16 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
         kernel: impl FnOnce(Option<&Arc<S>>, Option<RawFd>) -> Result<T>,
     ) -> Result<(T, Option<Left<S>>)> {
         let numbers = self.numbers;
-        let mut round = 0;
-        let (mut inner, of_old) = loop {
-            let inner = lock(&numbers.inner);
-            let of_old = numbers.of(old);
-            let is_closed = of_old.as_ref().is_some_and(|socket| {
-                let known = inner.sockets.get(&socket.identity());
-                !known.is_some_and(|known| known.numbers.contains(&old))
-            });
-            if !is_closed {
-                break (inner, of_old);
+        let mut inner = lock(&numbers.inner);
+        let of_old = numbers.of(old);
+        if let Some(socket) = &of_old {
+            let known = inner.sockets.get(&socket.identity());
+            // The number is being closed, or the socket gets keys, by a thread that may want this number: not waited
+            // for here.
+            if !known.is_some_and(|known| known.changer == 0 && known.numbers.contains(&old)) {
+                return Err(Error::Changed);
             }
-            // What the number is when it has been closed is what counts.
-            drop(inner);
-            numbers.world.pause(round);
-            round += 1;
-        };
+        }
         if of_old.is_some() && !expected {
             return Err(Error::WouldBlock);
         }

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, Ordering, fence};
 
 use rustix::io::Errno;
 
-use super::net::check;
+use super::raw;
 
 /// Prepares [`all_threads`].
 ///
@@ -15,7 +15,12 @@ use super::net::check;
 /// Why the kernel does not do it: `ENOSYS` (before Linux 4.14), `EPERM` (a sandbox).
 pub fn register() -> Result<(), Errno> {
     // SAFETY: takes no pointer.
-    check(unsafe { libc::syscall(libc::SYS_membarrier, REGISTER, 0, 0) })?;
+    unsafe {
+        raw::call(
+            libc::SYS_membarrier,
+            [REGISTER.into(), 0_i32.into(), 0_i32.into()],
+        )
+    }?;
     REGISTERED.store(true, Ordering::Relaxed);
     Ok(())
 }
@@ -30,12 +35,23 @@ pub fn all_threads() -> Result<(), Errno> {
         register()?;
     }
     // SAFETY: takes no pointer.
-    match check(unsafe { libc::syscall(libc::SYS_membarrier, EXPEDITED, 0, 0) }) {
+    match unsafe {
+        raw::call(
+            libc::SYS_membarrier,
+            [EXPEDITED.into(), 0_i32.into(), 0_i32.into()],
+        )
+    } {
         // A forked child may have to register anew.
         Err(Errno::PERM) => {
             register()?;
             // SAFETY: takes no pointer.
-            check(unsafe { libc::syscall(libc::SYS_membarrier, EXPEDITED, 0, 0) }).map(drop)
+            unsafe {
+                raw::call(
+                    libc::SYS_membarrier,
+                    [EXPEDITED.into(), 0_i32.into(), 0_i32.into()],
+                )
+            }
+            .map(drop)
         }
         result => result.map(drop),
     }

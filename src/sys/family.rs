@@ -19,7 +19,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 use super::identity::{self, Identity};
 use super::marks::NUMBERS;
-use super::net::check;
+use super::raw;
 
 /// The shared page, or pages.
 struct Region {
@@ -235,7 +235,13 @@ fn set_lock(fd: RawFd, kind: libc::c_int) -> Result<(), Errno> {
         l_pid: 0,
     };
     // SAFETY: the struct that the command takes.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETLK, &raw mut lock) }).map(drop)
+    unsafe {
+        raw::call(
+            libc::SYS_fcntl,
+            [fd.into(), libc::F_SETLK.into(), (&raw mut lock).into()],
+        )
+    }
+    .map(drop)
 }
 
 fn region() -> Option<&'static Region> {
@@ -306,7 +312,8 @@ fn own_pid() -> u64 {
 
 fn lives(pid: i32) -> bool {
     // SAFETY: takes no pointer, and signal 0 is none.
-    check(unsafe { libc::syscall(libc::SYS_kill, pid, 0) }) != Err(Errno::SRCH)
+    let answer = unsafe { raw::call(libc::SYS_kill, [pid.into(), 0_i32.into()]) };
+    answer != Err(Errno::SRCH)
 }
 
 /// Lets others go on; false when it has been long enough.

@@ -6,7 +6,8 @@ use std::os::fd::RawFd;
 use rustix::io::Errno;
 use rustix::net::{SocketType, sockopt};
 
-use super::net::{borrow, check};
+use super::net::borrow;
+use super::raw;
 
 /// What tells one socket from every other, also from one that comes later: `SO_COOKIE`, a number that
 /// the kernel never gives out twice while it runs. (Inode numbers of sockets recur.)
@@ -33,7 +34,13 @@ pub fn is_stream(fd: RawFd) -> bool {
 pub fn sign(fd: RawFd) -> Result<(), Errno> {
     let mut lock = lock(libc::F_WRLCK);
     // SAFETY: the struct that the command takes.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_OFD_SETLK, &raw mut lock) }).map(drop)
+    unsafe {
+        raw::call(
+            libc::SYS_fcntl,
+            [fd.into(), libc::F_OFD_SETLK.into(), (&raw mut lock).into()],
+        )
+    }
+    .map(drop)
 }
 
 /// Takes the sign off again.
@@ -41,7 +48,12 @@ pub fn unsign(fd: RawFd) {
     let mut lock = lock(libc::F_UNLCK);
     // Without the sign the socket is one without keys, which it is; with it, it is refused.
     // SAFETY: the struct that the command takes.
-    let _ = check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_OFD_SETLK, &raw mut lock) });
+    let _ = unsafe {
+        raw::call(
+            libc::SYS_fcntl,
+            [fd.into(), libc::F_OFD_SETLK.into(), (&raw mut lock).into()],
+        )
+    };
 }
 
 /// Whether somebody has left the sign on the socket.
@@ -52,7 +64,12 @@ pub fn is_signed(fd: RawFd) -> Result<bool, Errno> {
     let mut lock = lock(libc::F_WRLCK);
     // Not F_OFD_GETLK: every number of the socket is of one description, whose own lock that would not show.
     // SAFETY: the struct that the command takes.
-    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETLK, &raw mut lock) })?;
+    unsafe {
+        raw::call(
+            libc::SYS_fcntl,
+            [fd.into(), libc::F_GETLK.into(), (&raw mut lock).into()],
+        )
+    }?;
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 

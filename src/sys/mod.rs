@@ -19,6 +19,7 @@ pub mod net;
 pub mod page;
 pub mod pages;
 pub mod plain;
+pub mod raw;
 pub mod receive;
 pub mod robust;
 pub mod scatter;

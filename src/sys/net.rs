@@ -1,6 +1,6 @@
 //! The system calls that the core makes on the program's sockets.
 //!
-//! All of them are raw (`rustix`, linux_raw backend, or `syscall(2)`), so that the preload library
+//! All of them are raw (`rustix`, linux_raw backend, or [`raw`]), so that the preload library
 //! never calls into its own interposition. [`Sys`] is a trait so that tests can put short writes,
 //! `EINTR` and `EAGAIN` where they want them.
 
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
 
 use super::kept::Kept;
+use super::raw;
 
 /// What the transmit path asks of the kernel.
 pub trait Sys: Send + Sync {
@@ -220,9 +221,15 @@ pub unsafe fn getsockopt(
     value: *mut core::ffi::c_void,
     len: *mut u32,
 ) -> Result<(), Errno> {
+    let arguments = [
+        fd.into(),
+        level.into(),
+        name.into(),
+        value.into(),
+        len.into(),
+    ];
     // SAFETY: the kernel checks every argument; our caller vouches for the two pointers.
-    let result = unsafe { libc::syscall(libc::SYS_getsockopt, fd, level, name, value, len) };
-    check(result).map(|_| ())
+    unsafe { raw::call(libc::SYS_getsockopt, arguments) }.map(drop)
 }
 
 /// Sets an integer option of the socket itself.
@@ -246,9 +253,15 @@ pub unsafe fn setsockopt(
     value: *const core::ffi::c_void,
     len: u32,
 ) -> Result<(), Errno> {
+    let arguments = [
+        fd.into(),
+        level.into(),
+        name.into(),
+        value.into(),
+        len.into(),
+    ];
     // SAFETY: the kernel checks every argument; our caller vouches for the pointer.
-    let result = unsafe { libc::syscall(libc::SYS_setsockopt, fd, level, name, value, len) };
-    check(result).map(|_| ())
+    unsafe { raw::call(libc::SYS_setsockopt, arguments) }.map(drop)
 }
 
 /// A duration as the kernel takes it.
@@ -262,13 +275,13 @@ pub(super) fn timespec(duration: Duration) -> rustix::event::Timespec {
 /// `shutdown(2)`.
 pub fn shutdown(fd: RawFd, how: i32) -> Result<(), Errno> {
     // SAFETY: takes no pointer.
-    check(unsafe { libc::syscall(libc::SYS_shutdown, fd, how) }).map(|_| ())
+    unsafe { raw::call(libc::SYS_shutdown, [fd.into(), how.into()]) }.map(drop)
 }
 
 /// `close(2)`; the number is free afterwards, whatever is returned.
 pub fn close(fd: RawFd) -> Result<(), Errno> {
     // SAFETY: takes no pointer; that `fd` is the program's to close is the program's promise.
-    check(unsafe { libc::syscall(libc::SYS_close, fd) }).map(|_| ())
+    unsafe { raw::call(libc::SYS_close, [fd.into()]) }.map(drop)
 }
 
 /// A signal mask as the kernel takes it.
@@ -291,10 +304,15 @@ pub fn poll(
         .as_ref()
         .map_or(core::ptr::null(), core::ptr::from_ref);
     let mask = mask.map_or(core::ptr::null(), core::ptr::from_ref);
-    let (start, n) = (fds.as_mut_ptr(), fds.len());
-    // SAFETY: `start` is a slice of `n`; the others are null or live to the end of this call.
-    check(unsafe { libc::syscall(libc::SYS_ppoll, start, n, timeout, mask, size_of::<Mask>()) })
-        .map(|n| n as usize)
+    let arguments = [
+        fds.as_mut_ptr().into(),
+        fds.len().into(),
+        timeout.into(),
+        mask.into(),
+        size_of::<Mask>().into(),
+    ];
+    // SAFETY: the slice; the others are null or live to the end of this call.
+    unsafe { raw::call(libc::SYS_ppoll, arguments) }
 }
 
 /// The most descriptors that the process may have (`RLIMIT_NOFILE`).
@@ -345,7 +363,7 @@ pub fn placeholder(least: Option<RawFd>) -> Result<RawFd, Errno> {
 /// `dup3(2)`.
 pub fn dup3(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd, Errno> {
     // SAFETY: takes no pointer; what `new` is is the program's to replace.
-    check(unsafe { libc::syscall(libc::SYS_dup3, old, new, flags) }).map(|_| new)
+    unsafe { raw::call(libc::SYS_dup3, [old.into(), new.into(), flags.into()]) }.map(|_| new)
 }
 
 /// Whether `fd` is open.
@@ -413,11 +431,13 @@ pub fn take_error(fd: RawFd) -> Result<Option<Errno>, Errno> {
 /// Raises `SIGPIPE` in the calling thread, as the kernel does for a send on a dead connection
 /// (TX-40).
 pub fn raise_sigpipe() {
-    // SAFETY: takes no pointer.
-    let tid = unsafe { libc::syscall(libc::SYS_gettid) };
     let pid = std::process::id();
-    // SAFETY: takes no pointer; a signal to ourselves is always permitted.
-    unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, libc::SIGPIPE) };
+    // SAFETY: takes no pointer.
+    if let Ok(tid) = unsafe { raw::call(libc::SYS_gettid, []) } {
+        let arguments = [pid.into(), tid.into(), libc::SIGPIPE.into()];
+        // SAFETY: takes no pointer. A signal to ourselves is always permitted.
+        let _ = unsafe { raw::call(libc::SYS_tgkill, arguments) };
+    }
 }
 
 /// A borrowed view of a number that the program gave us.
@@ -481,11 +501,4 @@ fn out_queue(fd: BorrowedFd<'_>) -> Option<u64> {
     // SAFETY: the getter describes the request.
     let queued = unsafe { rustix::ioctl::ioctl(fd, request) }.ok()?;
     u64::try_from(queued).ok()
-}
-
-pub(super) fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
-    if result != -1 {
-        return Ok(result);
-    }
-    Err(Errno::from_raw_os_error(super::errno::get()))
 }

@@ -6,17 +6,16 @@ use std::os::fd::RawFd;
 
 use rustix::io::Errno;
 
-use super::net::check;
+use super::raw;
 
 /// `send(2)`.
 ///
 /// # Safety
 /// As for `send(2)`.
 pub unsafe fn send(fd: RawFd, buf: *const c_void, len: usize, flags: i32) -> Result<usize, Errno> {
-    let (no_address, no_len) = (core::ptr::null::<c_void>(), 0usize);
+    let to_nobody = [fd.into(), buf.into(), len.into(), flags.into()];
     // SAFETY: the kernel checks every argument; our caller vouches for the buffer.
-    let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, buf, len, flags, no_address, no_len) };
-    check(sent).map(|n| n as usize)
+    unsafe { raw::call(libc::SYS_sendto, to_nobody) }
 }
 
 /// `sendmsg(2)`.
@@ -25,7 +24,7 @@ pub unsafe fn send(fd: RawFd, buf: *const c_void, len: usize, flags: i32) -> Res
 /// As for `sendmsg(2)`.
 pub unsafe fn sendmsg(fd: RawFd, msg: *const libc::msghdr, flags: i32) -> Result<usize, Errno> {
     // SAFETY: the kernel checks every argument; our caller vouches for the struct.
-    check(unsafe { libc::syscall(libc::SYS_sendmsg, fd, msg, flags) }).map(|n| n as usize)
+    unsafe { raw::call(libc::SYS_sendmsg, [fd.into(), msg.into(), flags.into()]) }
 }
 
 /// `recv(2)`.
@@ -33,10 +32,9 @@ pub unsafe fn sendmsg(fd: RawFd, msg: *const libc::msghdr, flags: i32) -> Result
 /// # Safety
 /// As for `recv(2)`.
 pub unsafe fn recv(fd: RawFd, buf: *mut c_void, len: usize, flags: i32) -> Result<usize, Errno> {
-    let nothing = core::ptr::null_mut::<c_void>();
+    let from_anybody = [fd.into(), buf.into(), len.into(), flags.into()];
     // SAFETY: the kernel checks every argument; our caller vouches for the buffer.
-    let got = unsafe { libc::syscall(libc::SYS_recvfrom, fd, buf, len, flags, nothing, nothing) };
-    check(got).map(|n| n as usize)
+    unsafe { raw::call(libc::SYS_recvfrom, from_anybody) }
 }
 
 /// `recvmsg(2)`.
@@ -45,7 +43,7 @@ pub unsafe fn recv(fd: RawFd, buf: *mut c_void, len: usize, flags: i32) -> Resul
 /// As for `recvmsg(2)`.
 pub unsafe fn recvmsg(fd: RawFd, msg: *mut libc::msghdr, flags: i32) -> Result<usize, Errno> {
     // SAFETY: the kernel checks every argument; our caller vouches for the struct.
-    check(unsafe { libc::syscall(libc::SYS_recvmsg, fd, msg, flags) }).map(|n| n as usize)
+    unsafe { raw::call(libc::SYS_recvmsg, [fd.into(), msg.into(), flags.into()]) }
 }
 
 /// `sendfile(2)`.
@@ -58,9 +56,9 @@ pub unsafe fn sendfile(
     offset: *mut libc::off_t,
     count: usize,
 ) -> Result<usize, Errno> {
+    let arguments = [fd.into(), in_fd.into(), offset.into(), count.into()];
     // SAFETY: the kernel checks every argument; our caller vouches for the offset.
-    check(unsafe { libc::syscall(libc::SYS_sendfile, fd, in_fd, offset, count) })
-        .map(|n| n as usize)
+    unsafe { raw::call(libc::SYS_sendfile, arguments) }
 }
 
 /// `splice(2)`.
@@ -73,8 +71,14 @@ pub unsafe fn splice(
     len: usize,
     flags: u32,
 ) -> Result<usize, Errno> {
-    let call = libc::SYS_splice;
+    let arguments = [
+        fd_in.into(),
+        off_in.into(),
+        fd_out.into(),
+        off_out.into(),
+        len.into(),
+        flags.into(),
+    ];
     // SAFETY: the kernel checks every argument; our caller vouches for the offsets.
-    check(unsafe { libc::syscall(call, fd_in, off_in, fd_out, off_out, len, flags) })
-        .map(|n| n as usize)
+    unsafe { raw::call(libc::SYS_splice, arguments) }
 }

@@ -11,7 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
-use super::net::{borrow, check, timespec};
+use super::net::{borrow, timespec};
+use super::raw::{self, Argument};
 
 /// What a wait found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,22 +91,9 @@ impl Receive for Linux {
             return self.take(fd, &mut scratch[..len]);
         }
         let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
-        let nowhere = core::ptr::null_mut::<u8>();
-        let no_address = core::ptr::null_mut::<u8>();
-        let no_len = core::ptr::null_mut::<u32>();
+        let into_nothing = [fd.into(), Argument::NONE, len.into(), flags.into()];
         // SAFETY: with MSG_TRUNC a TCP socket writes nothing through the buffer pointer (tcp(7)).
-        let dropped = unsafe {
-            libc::syscall(
-                libc::SYS_recvfrom,
-                fd,
-                nowhere,
-                len,
-                flags,
-                no_address,
-                no_len,
-            )
-        };
-        check(dropped).map(|n| n as usize)
+        unsafe { raw::call(libc::SYS_recvfrom, into_nothing) }
     }
 
     fn set_low_water(&self, fd: RawFd, bytes: usize) {

@@ -2,7 +2,8 @@
 
 use rustix::io::Errno;
 
-use super::net::{Mask, check};
+use super::net::Mask;
+use super::raw;
 
 /// Until this is dropped no signal handler of the program runs in the calling thread, so that it cannot
 /// find a number in the middle of a change of its own thread's.
@@ -48,15 +49,17 @@ fn set(mask: Mask) -> Result<Mask, Errno> {
     let (new, old) = (&raw const mask, &raw mut before);
     // SAFETY: both are masks of the length that is told. By the system call, as the C library's function
     // leaves two signals of its own out.
-    check(unsafe {
-        libc::syscall(
+    unsafe {
+        raw::call(
             libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            new,
-            old,
-            size_of::<Mask>(),
+            [
+                libc::SIG_SETMASK.into(),
+                new.into(),
+                old.into(),
+                size_of::<Mask>().into(),
+            ],
         )
-    })?;
+    }?;
     Ok(before)
 }
 

@@ -7,6 +7,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
+use rustix::io::Errno;
+
+use super::raw::{self, Argument};
 use super::{errno, page};
 
 /// What is to be done with the memory.
@@ -146,31 +149,29 @@ fn is_good(access: Access, page: usize) -> bool {
     let start = page * PAGE;
     let result = match access {
         Access::Read => {
-            let nothing = core::ptr::null_mut::<u8>();
+            let arguments = [(!0).into(), start.into(), Argument::NONE, 8usize.into()];
             // SAFETY: the set is read before the first argument, which is none that there is, is
             // refused. No reference to it is made.
-            unsafe { libc::syscall(libc::SYS_rt_sigprocmask, !0, start, nothing, 8) }
+            unsafe { raw::call(libc::SYS_rt_sigprocmask, arguments) }
         }
         Access::Write => {
             let (wake, own) = (libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG, &OWN);
             // Adds 0 to the program's word, and wakes nobody at ours; nor at the program's, where nobody
             // sleeps: it is a buffer (and a futex may always wake too early).
             let operation = libc::FUTEX_OP_ADD << 28 | libc::FUTEX_OP_CMP_EQ << 24;
+            let arguments = [
+                own.as_ptr().into(),
+                wake.into(),
+                0usize.into(),
+                0usize.into(),
+                start.into(),
+                operation.into(),
+            ];
             // SAFETY: an atomic addition of 0 in the kernel, which fails where nothing can be written.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_futex,
-                    own.as_ptr(),
-                    wake,
-                    0,
-                    0usize,
-                    start,
-                    operation,
-                )
-            }
+            unsafe { raw::call(libc::SYS_futex, arguments) }
         }
     };
-    result != -1 || errno::get() != libc::EFAULT
+    result != Err(Errno::FAULT)
 }
 
 /// Nobody waits at it.

@@ -121,7 +121,10 @@ const INTERPOSED: &[&str] = &[
     "ppoll",
     "select",
     "pselect",
+    "syscall",
 ];
+/// The one place that names one of them: for processors whose instruction is not written down.
+const MAY_NAME_INTERPOSED: &[(&str, &str)] = &[("sys/raw.rs", "syscall")];
 
 #[test]
 fn every_import_arrow_points_down() {
@@ -207,7 +210,9 @@ fn no_system_call_goes_through_an_interposed_name() {
             if let Some(name) = path
                 .segments
                 .first()
-                .filter(|name| INTERPOSED.contains(&name.as_str()))
+                .map(String::as_str)
+                .filter(|name| INTERPOSED.contains(name))
+                .filter(|name| !MAY_NAME_INTERPOSED.contains(&(file.name.as_str(), *name)))
             {
                 faults.push(format!(
                     "{}:{}: `libc::{name}` can be interposed",

@@ -292,9 +292,11 @@ impl Process {
                 drop(kernel);
                 if let Ok(new) = result {
                     self.0.fresh(new, TWIN);
-                    self.came_over(new);
                 }
                 self.end_note();
+                if let Ok(new) = result {
+                    self.came_over(new);
+                }
                 return result;
             }
             self.end_note();
@@ -336,9 +338,11 @@ impl Process {
             drop(kernel);
             if result.is_ok() {
                 self.0.fresh(new, TWIN);
-                self.came_over(new);
             }
             self.end_note();
+            if result.is_ok() {
+                self.came_over(new);
+            }
             return result.map(drop);
         }
         self.end_note();
@@ -346,6 +350,15 @@ impl Process {
     }
 
     fn put_over(&self, old: i32, new: i32) -> Result<()> {
+        loop {
+            match self.try_put_over(old, new) {
+                Err(Error::Changed) => self.0.give_way(0),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_put_over(&self, old: i32, new: i32) -> Result<()> {
         let mut change = self.0.begin(new)?;
         change.wait_out()?;
         let result = change.take_after(old, true, |mine, other| {
@@ -451,7 +464,10 @@ fn model(
     before: Act,
     acts: [Act; 2],
 ) {
-    loom::model(move || {
+    let mut every = loom::model::Builder::new();
+    // A thread that waits for another looks again and again.
+    every.max_branches = 20_000;
+    every.check(move || {
         let process = Arc::new(Process::new(files, sole, is_careless));
         before(&process);
         let threads: Vec<_> = (1u32..)
@@ -508,8 +524,12 @@ fn loom_keys_beside_a_write_by_another_number() {
 #[test]
 fn loom_keys_by_two_numbers() {
     let acts: [Act; 2] = [
-        |process| drop(process.keys(0, false)),
-        |process| drop(process.keys(1, false)),
+        |process| {
+            let _ = process.keys(0, false);
+        },
+        |process| {
+            let _ = process.keys(1, false);
+        },
     ];
     model([A, A, None], &[], false, nothing, acts);
 }
@@ -585,7 +605,9 @@ fn loom_sockets_over_each_other() {
 fn loom_close_beside_a_write() {
     let acts: [Act; 2] = [
         |process| process.close(0).unwrap(),
-        |process| drop(process.write(0)),
+        |process| {
+            let _ = process.write(0);
+        },
     ];
     model([A, None, None], &[0], false, keys_on_0, acts);
 }
@@ -622,7 +644,9 @@ fn loom_close_and_reuse_beside_a_write() {
                 process.keys(0, false).unwrap();
             }
         },
-        |process| drop(process.write(0)),
+        |process| {
+            let _ = process.write(0);
+        },
     ];
     model([A, None, None], &[0], false, keys_on_0, acts);
 }
@@ -649,7 +673,9 @@ fn loom_dup_beside_dup_over() {
             let new = process.dup(0).unwrap();
             process.write(new).unwrap();
         },
-        |process| drop(process.dup2(1, 0)),
+        |process| {
+            let _ = process.dup2(1, 0);
+        },
     ];
     model([A, OTHER, None], &[0], false, keys_on_0, acts);
 }
