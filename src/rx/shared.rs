@@ -31,6 +31,7 @@ use crate::sync::try_lock;
 use crate::sys::receive::Receive;
 use crate::sys::robust::RobustGuard;
 use crate::sys::shared::{Held, Shared as Memory};
+use crate::sys::steps::step;
 
 /// This process's part in the shared state.
 pub(super) struct Joint {
@@ -124,13 +125,16 @@ impl Session<'_> {
         // AcqRel: the state is complete in memory before it is the one in force, and the other one is
         // not written to before it is not; a holder that is killed here leaves one or the other.
         let next = self.current() as u32 ^ 1;
+        step();
         self.joint.memory.current.swap(next, Ordering::AcqRel);
+        step();
     }
 
     /// Prepares the next state; returns it for changes.
     fn stage(&mut self, place: Snapshot) -> &mut State {
         let (state, next) = (*self.state(), self.current() ^ 1);
         let moved = !place.is_at(&state.place);
+        step();
         self.held[next] = State {
             version: state.version + u64::from(moved),
             place,
@@ -214,6 +218,7 @@ impl Session<'_> {
         next.consumed = next.consumed.map(|consumed| consumed + len);
         // SeqCst on both: the kernel's work stands between them.
         self.joint.memory.dropping.store(1, Ordering::SeqCst);
+        step();
         let result = read(self.held.parts().1);
         if result.is_ok() {
             self.replace();
@@ -222,6 +227,7 @@ impl Session<'_> {
                 .store(self.state().version, Ordering::Relaxed);
         }
         self.joint.memory.dropping.store(0, Ordering::SeqCst);
+        step();
         result
     }
 

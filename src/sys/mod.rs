@@ -20,5 +20,6 @@ pub mod scatter;
 pub mod secret;
 pub mod segment;
 pub mod shared;
+pub mod steps;
 pub mod thread;
 pub mod user_memory;

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
 use super::net::{borrow, check, timespec};
+use super::steps::step;
 
 /// What a wait found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +81,10 @@ impl Receive for Linux {
     }
 
     fn take(&self, fd: RawFd, out: &mut [u8]) -> Result<usize, Errno> {
-        Ok(rustix::net::recv(borrow(fd)?, out, RecvFlags::DONTWAIT)?.0)
+        step();
+        let taken = rustix::net::recv(borrow(fd)?, out, RecvFlags::DONTWAIT)?.0;
+        step();
+        Ok(taken)
     }
 
     fn discard(&self, fd: RawFd, len: usize) -> Result<usize, Errno> {
@@ -93,6 +97,7 @@ impl Receive for Linux {
         let nowhere = core::ptr::null_mut::<u8>();
         let no_address = core::ptr::null_mut::<u8>();
         let no_len = core::ptr::null_mut::<u32>();
+        step();
         // SAFETY: with MSG_TRUNC a TCP socket writes nothing through the buffer pointer (tcp(7)).
         let dropped = unsafe {
             libc::syscall(
@@ -105,6 +110,7 @@ impl Receive for Linux {
                 no_len,
             )
         };
+        step();
         check(dropped).map(|n| n as usize)
     }
 

@@ -11,6 +11,7 @@ use super::shared::{DEAD, IDLE, Locked, SENDING};
 use super::shared::{OPEN_LEN, SEALING};
 use crate::error::Error;
 use crate::record::content_type::APPLICATION_DATA;
+use crate::sys::steps::step;
 
 impl Locked<'_> {
     /// Finishes what the last holder of the lock was at, if it did not.
@@ -26,6 +27,7 @@ impl Locked<'_> {
         }
         if self.held.owner_died() || phase != IDLE {
             self.recount();
+            step();
             self.enter(IDLE);
         }
         if self.head().is(DEAD) && self.state().queue.len() > 0 {

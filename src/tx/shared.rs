@@ -41,6 +41,7 @@ use crate::record::{RecordNumber, RecordNumbers, Version};
 use crate::stats::STATS;
 use crate::sync::{Mutex, lock};
 use crate::sys::shared::{Held, Shared as Memory};
+use crate::sys::steps::step;
 
 /// A connection's part in the shared state.
 pub(super) struct Joint {
@@ -179,10 +180,13 @@ impl Locked<'_> {
         let mut next = *self.state();
         change(&mut next);
         let other = (self.head().current.load(Ordering::Relaxed) + 1) % 2;
+        step();
         self.held[other as usize] = next;
+        step();
         // AcqRel: whoever finds the new index after our death finds the state as well, and nothing
         // of the change that comes after this one, which goes where the old state is.
         self.head().current.swap(other, Ordering::AcqRel);
+        step();
         let queued = next.queue.len() as u64;
         self.head().counts.queued.store(queued, Ordering::Release);
         zeroize::Zeroize::zeroize(&mut next.keys);
@@ -238,6 +242,7 @@ impl Locked<'_> {
         // AcqRel: what is written before stays before, what after, after, for whoever looks at it
         // when we have died.
         self.head().phase.swap(phase, Ordering::AcqRel);
+        step();
     }
 
     pub(super) fn ring(&self) -> &[u8] {
@@ -262,6 +267,7 @@ impl Locked<'_> {
     pub(super) fn extend_open(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
         let open = self.state().open_len;
         fill(&mut self.held.parts().1[open..][..len]);
+        step();
         self.change(|state| state.open_len += len);
         // Release: pairs with the Acquire in `pending`.
         let accepted = &self.head().counts.accepted;
@@ -287,11 +293,16 @@ impl Locked<'_> {
         };
         let sealing = &self.head().sealing;
         sealing.store(content_type.into(), Ordering::Release);
+        step();
         // From here on this number belongs to these bytes.
         self.enter(SEALING);
+        #[cfg(feature = "fault-injection")]
+        let key = fingerprint(&self.keys()?);
         let (open, ring) = self.held.parts().1.split_at_mut(OPEN_LEN);
         let (plain, out) = (&open[..open_len], &mut ring[at..at + len]);
         STATS.sealed_inline.add(1);
+        #[cfg(feature = "fault-injection")]
+        crate::sys::steps::sealing(key, number.rec_seq, content_type, plain);
         let sealed = connection.sealed_here(|| sealer.seal_from(number, content_type, plain, out));
         self.change(|state| {
             state.next = numbers.peek();
@@ -374,6 +385,7 @@ impl Locked<'_> {
         };
         let counts = &self.head().counts;
         counts.records_sent.fetch_add(records, Ordering::Relaxed);
+        step();
         // Release: pairs with the Acquire in `pending`.
         counts.handed.fetch_add(moved.plain, Ordering::Release);
         moved.count(by);
@@ -384,6 +396,7 @@ impl Locked<'_> {
     fn finish_shutdown(&self) {
         if self.head().is(FIN_DUE) {
             self.head().flags.fetch_and(!FIN_DUE, Ordering::AcqRel);
+            step();
             // Fails only if the peer was faster; then there is no write side left to shut.
             let connection = self.connection;
             let _ = connection.shared.sys.shutdown_write(connection.fd());

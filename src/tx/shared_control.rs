@@ -15,6 +15,7 @@ use super::writer::Outcome;
 use super::{Connection, Info};
 use crate::error::{Error, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
+use crate::sys::steps::step;
 
 impl Connection {
     /// Seals the open record, unless this process has signed off and another has not, and
@@ -66,8 +67,10 @@ impl Connection {
         let _turn = self.take_shared_turn(joint, SendFlags::default())?;
         let drained = self.drain_shared(joint);
         joint.memory.flags.fetch_or(SHUT, Ordering::AcqRel);
+        step();
         if drained == Ok(Drain::Pending) {
             joint.memory.flags.fetch_or(FIN_DUE, Ordering::AcqRel);
+            step();
             // The last record may have gone out in between.
             self.transmit_shared(joint, By::Caller);
             return Ok(());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::sys::steps::step;
 
 /// Fingerprints of keys, in memory that processes share. Changed only under the connection's lock.
 pub(super) struct UsedKeys {
@@ -45,9 +46,12 @@ impl UsedKeys {
         let Some(place) = self.seen.get(count) else {
             return Err(Error::Os(Errno::NOMEM));
         };
+        step();
         place.store(key, Ordering::Relaxed);
+        step();
         // Release: a process that finds the count, even by the death of this one, finds the key.
         self.count.fetch_add(1, Ordering::Release);
+        step();
         Ok(())
     }
 }
