@@ -231,7 +231,8 @@ impl Locked<'_> {
         let sealer = RecordSealer::new(keys, self.connection.settings.aead)?;
         let (old, new) = (fingerprint(&self.keys()?), fingerprint(keys));
         if old != new {
-            self.head().used.add(new)?;
+            // If we die before the change, the old keys are in force and noted, the new ones neither.
+            self.head().used.replace(old, new)?;
         }
         self.change(|state| {
             state.generation += 1;
