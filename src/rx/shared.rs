@@ -10,6 +10,7 @@
 //! The state is replaced as a whole, by one store, so it is the one from before or the one after
 //! (MT-8). Only dropping bytes from the socket and the store that goes with it are two steps: the
 //! next holder asks the kernel how many bytes have been read, and so learns which of the two it is.
+//! What the socket's low-water mark is, is not known then, and it is set anew.
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
@@ -243,21 +244,27 @@ impl Session<'_> {
             .store(self.state().version, Ordering::Relaxed);
     }
 
-    /// The holder before was killed.
+    /// The holder before was killed. So may we be: all of this can be done again.
     fn recover(&mut self, sys: &dyn Receive, fd: RawFd) {
-        if self.joint.memory.dropping.swap(0, Ordering::SeqCst) == 0 {
-            return;
-        }
         let (before, after) = (*self.state(), self.held[self.current() ^ 1]);
-        match sys.consumed(fd) {
-            Some(now) if Some(now) == after.consumed => self.replace(),
-            Some(now) if Some(now) == before.consumed => {}
-            // Where the stream stands is not known: nothing is read any more.
-            _ => {
-                self.stage(before.place.stopped_by(Errno::NOTRECOVERABLE));
-                self.replace();
+        let mut place = before.place;
+        if self.joint.memory.dropping.load(Ordering::SeqCst) != 0 {
+            match sys.consumed(fd) {
+                Some(now) if Some(now) == after.consumed => {
+                    self.replace();
+                    place = after.place;
+                }
+                Some(now) if Some(now) == before.consumed => {}
+                // Where the stream stands is not known: nothing is read any more.
+                _ => place = place.stopped_by(Errno::NOTRECOVERABLE),
             }
         }
+        // It may have set the mark and not told; the next look sets another than this.
+        place.mark = UNKNOWN_MARK;
+        self.stage(place);
+        self.replace();
+        self.joint.memory.dropping.store(0, Ordering::SeqCst);
+        step();
     }
 }
 
@@ -348,6 +355,9 @@ impl Receiver {
 
 /// The keys' version and cipher, which never change.
 pub(super) type Suite = (Version, Cipher);
+
+/// A low-water mark that no socket has.
+const UNKNOWN_MARK: usize = usize::MAX - 1;
 
 /// The longest crypto_info.
 const KEYS_MAX: usize = 56;

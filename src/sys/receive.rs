@@ -117,7 +117,9 @@ impl Receive for Linux {
     fn set_low_water(&self, fd: RawFd, bytes: usize) {
         let value = i32::try_from(bytes).unwrap_or(i32::MAX);
         // Fails for a closed descriptor only; other stream sockets than TCP take it and wake early.
+        step();
         let _ = super::net::set_socket_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value);
+        step();
     }
 
     fn wait(&self, fd: RawFd, timeout: Option<Duration>) -> Result<Ready, Errno> {
