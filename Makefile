@@ -241,7 +241,7 @@ conformance: deps
 
 test-rust:
 	$(CARGO) test --workspace --no-fail-fast
-	$(CARGO) test --features fault-injection --test faults
+	$(CARGO) test --features fault-injection --test faults --test killed
 	@$(MAKE) --no-print-directory -C c-tests/accelerator
 	UKTLS_ENGINE=openssl:$(BUILD)/accelerator/uktls-accelerator.so UKTLS_ENGINE_FALLBACK=error \
 		$(CARGO) test --features fault-injection --test faults -- --ignored

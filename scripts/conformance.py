@@ -167,7 +167,8 @@ def find(outcome, file, name):
         if parts[-1] != name:
             continue
         # Integration tests are named by their file, the others by their module.
-        if file.endswith(ran) or (ran == "src/lib.rs" and parts[: len(modules)] == modules):
+        folder = ran.removesuffix("main.rs") if ran.startswith("tests/") else ran
+        if file.endswith(ran) or (folder != ran and file.startswith(folder)) or (ran == "src/lib.rs" and parts[: len(modules)] == modules):
             return passed
     return None
 

@@ -174,8 +174,16 @@ impl Records {
         if (keys.version, keys.cipher) != (version, cipher) {
             return Err(Error::Invalid);
         }
-        self.opener = RecordOpener::new(&keys, choice)?;
+        let opener = RecordOpener::new(&keys, choice)?;
         // Nothing can fail from here on. What was opened stays as it is (RK-11).
+        if io.session.is_some() {
+            // Only this process will be able to open them, and has. While the old numbers are in force:
+            // others must not find the new ones with the old keys, should this process be killed.
+            self.let_go_of_opened();
+            // What fails here is told by the next look.
+            let _ = self.drop_stale(io);
+        }
+        self.opener = opener;
         if self.numbers_ended {
             // REC-14: the new keys have numbers of their own.
             self.numbers_ended = false;
@@ -183,12 +191,6 @@ impl Records {
         }
         self.numbers = keys.numbers();
         self.rekey_at = None;
-        if io.session.is_some() {
-            // Only this process can open them any more, and has.
-            self.let_go_of_opened();
-            // What fails here is told by the next look.
-            let _ = self.drop_stale(io);
-        }
         let place = self.snapshot();
         if let Some(session) = &mut io.session {
             session.rekeyed(&keys, place);

@@ -10,6 +10,7 @@
 //! The state is replaced as a whole, by one store, so it is the one from before or the one after
 //! (MT-8). Only dropping bytes from the socket and the store that goes with it are two steps: the
 //! next holder asks the kernel how many bytes have been read, and so learns which of the two it is.
+//! What the socket's low-water mark is, is not known then, and it is set anew.
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
@@ -31,6 +32,7 @@ use crate::sync::try_lock;
 use crate::sys::receive::Receive;
 use crate::sys::robust::RobustGuard;
 use crate::sys::shared::{Held, Shared as Memory};
+use crate::sys::steps::step;
 
 /// This process's part in the shared state.
 pub(super) struct Joint {
@@ -124,13 +126,16 @@ impl Session<'_> {
         // AcqRel: the state is complete in memory before it is the one in force, and the other one is
         // not written to before it is not; a holder that is killed here leaves one or the other.
         let next = self.current() as u32 ^ 1;
+        step();
         self.joint.memory.current.swap(next, Ordering::AcqRel);
+        step();
     }
 
     /// Prepares the next state; returns it for changes.
     fn stage(&mut self, place: Snapshot) -> &mut State {
         let (state, next) = (*self.state(), self.current() ^ 1);
         let moved = !place.is_at(&state.place);
+        step();
         self.held.states[next] = State {
             version: state.version + u64::from(moved),
             place,
@@ -214,6 +219,7 @@ impl Session<'_> {
         next.consumed = next.consumed.map(|consumed| consumed + len);
         // SeqCst on both: the kernel's work stands between them.
         self.joint.memory.dropping.store(1, Ordering::SeqCst);
+        step();
         let result = read(self.held.parts().1);
         if result.is_ok() {
             self.replace();
@@ -222,6 +228,7 @@ impl Session<'_> {
                 .store(self.state().version, Ordering::Relaxed);
         }
         self.joint.memory.dropping.store(0, Ordering::SeqCst);
+        step();
         result
     }
 
@@ -240,21 +247,27 @@ impl Session<'_> {
             .store(self.state().version, Ordering::Relaxed);
     }
 
-    /// The holder before was killed.
+    /// The holder before was killed. So may we be: all of this can be done again.
     fn recover(&mut self, sys: &dyn Receive, fd: RawFd) {
-        if self.joint.memory.dropping.swap(0, Ordering::SeqCst) == 0 {
-            return;
-        }
         let (before, after) = (*self.state(), self.held.states[self.current() ^ 1]);
-        match sys.consumed(fd) {
-            Some(now) if Some(now) == after.consumed => self.replace(),
-            Some(now) if Some(now) == before.consumed => {}
-            // Where the stream stands is not known: nothing is read any more.
-            _ => {
-                self.stage(before.place.stopped_by(Errno::NOTRECOVERABLE));
-                self.replace();
+        let mut place = before.place;
+        if self.joint.memory.dropping.load(Ordering::SeqCst) != 0 {
+            match sys.consumed(fd) {
+                Some(now) if Some(now) == after.consumed => {
+                    self.replace();
+                    place = after.place;
+                }
+                Some(now) if Some(now) == before.consumed => {}
+                // Where the stream stands is not known: nothing is read any more.
+                _ => place = place.stopped_by(Errno::NOTRECOVERABLE),
             }
         }
+        // It may have set the mark and not told; the next look sets another than this.
+        place.mark = UNKNOWN_MARK;
+        self.stage(place);
+        self.replace();
+        self.joint.memory.dropping.store(0, Ordering::SeqCst);
+        step();
     }
 }
 
@@ -350,6 +363,9 @@ impl Receiver {
 
 /// The keys' version and cipher, which never change.
 pub(super) type Suite = (Version, Cipher);
+
+/// A low-water mark that no socket has.
+const UNKNOWN_MARK: usize = usize::MAX - 1;
 
 /// The bytes of one record.
 const TAKEN_MAX: usize = MAX_PLAINTEXT + 64;

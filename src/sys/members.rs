@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
+use super::steps::step;
+
 /// The list. All zeroes is the empty one.
 #[derive(Debug)]
 pub struct Members {
@@ -42,9 +44,11 @@ impl Members {
             .pids
             .iter()
             .any(|pid| pid.compare_exchange(0, own, success, failure).is_ok());
+        step();
         if listed {
             self.unlisted.fetch_sub(1, Ordering::SeqCst);
         }
+        step();
     }
 
     /// Signs this process off; says whether it was the last.
@@ -59,6 +63,7 @@ impl Members {
             // One of those that found no room.
             self.unlisted.fetch_sub(1, Ordering::SeqCst);
         }
+        step();
         self.others(None) == 0 && self.unlisted.load(Ordering::SeqCst) == 0
     }
 

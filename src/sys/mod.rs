@@ -29,5 +29,6 @@ pub mod segment;
 pub mod shared;
 pub mod signals;
 pub mod streams;
+pub mod steps;
 pub mod thread;
 pub mod user_memory;

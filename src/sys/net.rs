@@ -14,6 +14,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
 
 use super::kept::Kept;
 use super::raw;
+use super::steps::step;
 
 /// What the transmit path asks of the kernel.
 pub trait Sys: Send + Sync {
@@ -49,16 +50,17 @@ pub struct Linux;
 impl Sys for Linux {
     fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        if let [only] = bytes {
+        step();
+        let sent = match bytes {
             // The kernel copies no msghdr and no vector: a tenth less for a short record.
-            return rustix::net::send(borrow(fd)?, only, flags);
-        }
-        rustix::net::sendmsg(
-            borrow(fd)?,
-            bytes,
-            &mut SendAncillaryBuffer::default(),
-            flags,
-        )
+            [only] => rustix::net::send(borrow(fd)?, only, flags),
+            _ => {
+                let mut nothing = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(borrow(fd)?, bytes, &mut nothing, flags)
+            }
+        };
+        step();
+        sent
     }
 
     fn wait_for_room(&self, fd: RawFd, timeout: Option<Duration>) -> Result<bool, Errno> {
@@ -129,7 +131,10 @@ impl Sys for Linux {
     }
 
     fn shutdown_write(&self, fd: RawFd) -> Result<(), Errno> {
-        rustix::net::shutdown(borrow(fd)?, rustix::net::Shutdown::Write)
+        step();
+        let shut = rustix::net::shutdown(borrow(fd)?, rustix::net::Shutdown::Write);
+        step();
+        shut
     }
 
     fn read(&self, fd: RawFd, buf: &mut [u8], offset: Option<u64>) -> Result<usize, Errno> {

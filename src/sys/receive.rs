@@ -13,6 +13,7 @@ use rustix::net::{RecvFlags, sockopt};
 
 use super::net::{borrow, timespec};
 use super::raw::{self, Argument};
+use super::steps::step;
 
 /// What a wait found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +82,10 @@ impl Receive for Linux {
     }
 
     fn take(&self, fd: RawFd, out: &mut [u8]) -> Result<usize, Errno> {
-        Ok(rustix::net::recv(borrow(fd)?, out, RecvFlags::DONTWAIT)?.0)
+        step();
+        let taken = rustix::net::recv(borrow(fd)?, out, RecvFlags::DONTWAIT)?.0;
+        step();
+        Ok(taken)
     }
 
     fn discard(&self, fd: RawFd, len: usize) -> Result<usize, Errno> {
@@ -92,14 +96,19 @@ impl Receive for Linux {
         }
         let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
         let into_nothing = [fd.into(), Argument::NONE, len.into(), flags.into()];
+        step();
         // SAFETY: with MSG_TRUNC a TCP socket writes nothing through the buffer pointer (tcp(7)).
-        unsafe { raw::call(libc::SYS_recvfrom, into_nothing) }
+        let dropped = unsafe { raw::call(libc::SYS_recvfrom, into_nothing) };
+        step();
+        dropped
     }
 
     fn set_low_water(&self, fd: RawFd, bytes: usize) {
         let value = i32::try_from(bytes).unwrap_or(i32::MAX);
         // Fails for a closed descriptor only; other stream sockets than TCP take it and wake early.
+        step();
         let _ = super::net::set_socket_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value);
+        step();
     }
 
     fn wait(&self, fd: RawFd, timeout: Option<Duration>) -> Result<Ready, Errno> {

@@ -9,6 +9,8 @@ use core::mem::MaybeUninit;
 
 use rustix::io::Errno;
 
+use super::steps::step;
+
 /// A lock that guards nothing by itself; it lives in [`Shared`](super::shared::Shared)
 /// memory.
 pub struct RobustLock(UnsafeCell<libc::pthread_mutex_t>);
@@ -87,6 +89,7 @@ impl RobustLock {
         } else {
             check(result)?;
         }
+        step();
         Ok(RobustGuard {
             lock: self,
             owner_died,
@@ -105,8 +108,10 @@ impl RobustGuard<'_> {
 
 impl Drop for RobustGuard<'_> {
     fn drop(&mut self) {
+        step();
         // SAFETY: held by this thread since the guard exists, and the guard does not change threads.
         unsafe { libc::pthread_mutex_unlock(self.lock.0.get()) };
+        step();
     }
 }
 

@@ -365,6 +365,29 @@ mod tests {
         assert!(shared.lock().unwrap().owner_died());
     }
 
+    /// With the last handle go keys and plaintext, from every mapping of them: a process that is
+    /// still there, as one that a handler has not reached, has nothing of them.
+    #[test]
+    fn the_last_handle_wipes() {
+        let shared = Pair::new(AtomicU64::new(0), [2, 3], 10_000).unwrap();
+        let second = shared.clone();
+        shared.lock().unwrap().parts().1.fill(7);
+        let mapping = Arc::clone(&shared.member.mapping);
+        let content = || {
+            // SAFETY: mapped as long as `mapping` lives, and nobody uses it.
+            let state = unsafe { mapping.layout().state.get().read() };
+            let bytes = mapping.start.cast::<u8>().as_ptr();
+            // SAFETY: the area ends with the mapping.
+            let last = unsafe { bytes.add(mapping.len - 1) };
+            // SAFETY: as for the state.
+            (state, unsafe { last.read() })
+        };
+        drop(shared);
+        assert_eq!(content(), ([2, 3], 7));
+        drop(second);
+        assert_eq!(content(), ([0, 0], 0));
+    }
+
     /// Who is last, also when the others were killed.
     #[test]
     fn the_last_member_knows() {

@@ -1,31 +1,41 @@
 //! What the next holder of the shared state's lock does for one that died with it (MT-8); see
-//! `shared` for what it may have been at.
+//! `shared` for what it may have been at. Whoever dies here leaves it to the next one.
 #![forbid(unsafe_code)]
 
 #[cfg(any(test, feature = "testing"))]
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
-use super::shared::{DEAD, IDLE, Locked, SENDING};
 #[cfg(any(test, feature = "testing"))]
-use super::shared::{OPEN_LEN, SEALING};
+use super::shared::OPEN_LEN;
+use super::shared::{DEAD, IDLE, Locked, SENDING};
 use crate::error::Error;
+#[cfg(any(test, feature = "testing"))]
 use crate::record::content_type::APPLICATION_DATA;
+use crate::sys::steps::step;
 
 impl Locked<'_> {
     /// Finishes what the last holder of the lock was at, if it did not.
     pub(super) fn recover(&mut self) {
-        // Another phase only while the lock is held; so its holder is gone, by death or by a panic.
-        let phase = self.head().phase.load(Ordering::Acquire);
-        if phase != IDLE {
+        // So only while the lock is held; so its holder is gone, by death or by a panic.
+        let is_sending = self.head().phase.load(Ordering::Acquire) == SENDING;
+        let is_sealing = self.state().begun.is_some();
+        if is_sending || is_sealing {
             log::warn!("connection {}: a sender died", self.connection.id);
-            match phase {
-                SENDING => self.finish_sending(),
-                _ => self.finish_sealing(),
-            }
         }
-        if self.held.owner_died() || phase != IDLE {
+        if is_sending {
+            self.finish_sending();
+        }
+        if is_sealing && self.head().counts.error.load(Ordering::Acquire) == 0 {
+            // What fails now is in the sticky error.
+            let _ = self.finish_record();
+        } else if is_sealing {
+            // Perhaps because of this very record.
+            self.end_record(None);
+        }
+        if self.held.owner_died() || is_sending || is_sealing {
             self.recount();
+            step();
             self.enter(IDLE);
         }
         if self.head().is(DEAD) && self.state().queue.len() > 0 {
@@ -48,16 +58,6 @@ impl Locked<'_> {
                 self.change(|state| state.queue = after);
             }
             None => self.die(Error::NotRecoverable.errno()),
-        }
-    }
-
-    /// The record that was being sealed, unless it has just got into the queue.
-    fn finish_sealing(&mut self) {
-        let content_type = self.head().sealing.load(Ordering::Acquire);
-        let broken = self.head().counts.error.load(Ordering::Acquire) != 0;
-        if self.state().open_len > 0 && !broken {
-            // What fails now is in the sticky error.
-            let _ = self.seal_open(u8::try_from(content_type).unwrap_or(APPLICATION_DATA));
         }
     }
 
@@ -91,9 +91,9 @@ impl Locked<'_> {
 
     /// Dies while it seals the open record.
     pub(super) fn die_sealing(mut self) {
-        let sealing = &self.head().sealing;
-        sealing.store(APPLICATION_DATA.into(), Ordering::Release);
-        self.enter(SEALING);
+        if self.state().open_len > 0 {
+            self.change(|state| state.begun = Some(APPLICATION_DATA));
+        }
         if let Some(at) = self.space(1) {
             self.held.parts().1[OPEN_LEN + at] = 0xff;
         }

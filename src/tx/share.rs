@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
-use super::control::fingerprint;
 use super::queue::{Queue, record_len};
 use super::shared::{DEAD, Head, Joint, OPEN_LEN, SHUT, State, States};
 use super::transmit::By;
@@ -89,7 +88,7 @@ impl Connection {
             0
         };
         let counts = self.counts.handed_over(records, plain, queued - sent);
-        let used = UsedKeys::new(&sender.used, fingerprint(&sender.keys));
+        let used = UsedKeys::new(&sender.used);
         let head = Head::new(counts, flags, reserved, used, written);
         let memory =
             Memory::new(head, States::new(state), OPEN_LEN + ring_len).map_err(Error::Os)?;

@@ -7,14 +7,17 @@
 //! # When the holder dies
 //!
 //! The state is replaced as a whole, by one store, so a holder that is killed leaves the one from
-//! before or the one after. The *phase* says what else it was at, and the next one finishes that
-//! (MT-8):
+//! before or the one after (MT-8). What it was at beyond that, the next one finishes:
 //!
-//! - Sealing: the plaintext is in the open record, so the same bytes are sealed again with the same
-//!   number, to the same ciphertext. (Hence the program's bytes are copied first.) No number is ever
-//!   used for two different records, nor left out.
-//! - Sending: the kernel is asked how much it has taken. Where it cannot tell, for a UNIX socket,
-//!   the connection is broken.
+//! - Sealing: a record is *begun* by one change that adds the call's bytes, says the content type and
+//!   so gives the next number away. Until then nothing of the call is there, and nothing of it will
+//!   go out, as in the kernel, where bytes that were not accepted do not; what was open before is as
+//!   it was, and application data, as only that is ever left open (TX-17). From then on the plaintext
+//!   is in the open record, so the same bytes are sealed again with the same number and type, to the
+//!   same ciphertext. (Hence the program's bytes are copied first.) No number is ever used for two
+//!   different records, nor left out.
+//! - Sending, which the *phase* says: the kernel is asked how much it has taken. Where it cannot tell,
+//!   for a UNIX socket, the connection is broken.
 //!
 //! Dying with only the turn is harmless.
 #![forbid(unsafe_code)]
@@ -41,6 +44,7 @@ use crate::record::{RecordNumber, RecordNumbers, Version};
 use crate::stats::STATS;
 use crate::sync::{Mutex, lock};
 use crate::sys::shared::{Held, Shared as Memory};
+use crate::sys::steps::step;
 
 /// A connection's part in the shared state.
 pub(super) struct Joint {
@@ -62,11 +66,9 @@ pub(super) struct Head {
     pub reserved: AtomicU32,
     /// What the holder of the lock is at.
     pub(super) phase: AtomicU32,
-    /// Content type of the record that is being sealed.
-    pub(super) sealing: AtomicU32,
     /// Which of the two states is in force.
     current: AtomicU32,
-    /// Keys that were in force, and those that are.
+    /// Keys that were in force before those that are.
     used: UsedKeys,
     /// Bytes written to the socket before the queue's first, as the kernel counts.
     pub(super) written_before: Option<u64>,
@@ -103,6 +105,9 @@ pub(super) struct State {
     pub max_payload: usize,
     /// Plaintext bytes in the open record, at the start of the area.
     pub open_len: usize,
+    /// The open record is begun: it is sealed with this content type and the next number, by
+    /// whoever has the lock.
+    pub begun: Option<u8>,
     /// Records sealed since the connection began.
     pub sealed: u64,
     pub queue: Queue,
@@ -116,6 +121,7 @@ impl State {
             next,
             max_payload: 0,
             open_len: 0,
+            begun: None,
             sealed: 0,
             queue: Queue::default(),
         }
@@ -135,7 +141,6 @@ impl Head {
             flags: AtomicU32::new(flags),
             reserved: AtomicU32::new(reserved),
             phase: AtomicU32::new(IDLE),
-            sealing: AtomicU32::new(0),
             current: AtomicU32::new(0),
             used,
             written_before: written,
@@ -190,10 +195,13 @@ impl Locked<'_> {
         let mut next = *self.state();
         change(&mut next);
         let other = (self.head().current.load(Ordering::Relaxed) + 1) % 2;
+        step();
         self.held.states[other as usize] = next;
+        step();
         // AcqRel: whoever finds the new index after our death finds the state as well, and nothing
         // of the change that comes after this one, which goes where the old state is.
         self.head().current.swap(other, Ordering::AcqRel);
+        step();
         let queued = next.queue.len() as u64;
         self.head().counts.queued.store(queued, Ordering::Release);
     }
@@ -232,7 +240,8 @@ impl Locked<'_> {
         let sealer = RecordSealer::new(keys, self.connection.settings.aead)?;
         let (old, new) = (fingerprint(&self.keys()?), fingerprint(keys));
         if old != new {
-            self.head().used.add(new)?;
+            // If we die before the change, the old keys are in force and noted, the new ones neither.
+            self.head().used.replace(old, new)?;
         }
         let (before, slot) = (self.state().keys, self.state().keys ^ 1);
         self.held.keys.put(slot, keys);
@@ -250,6 +259,7 @@ impl Locked<'_> {
         // AcqRel: what is written before stays before, what after, after, for whoever looks at it
         // when we have died.
         self.head().phase.swap(phase, Ordering::AcqRel);
+        step();
     }
 
     pub(super) fn ring(&self) -> &[u8] {
@@ -270,51 +280,111 @@ impl Locked<'_> {
         self.state().queue.space(self.ring().len(), len)
     }
 
-    /// Appends to the open record.
+    /// Appends application data to the open record, which stays open.
     pub(super) fn extend_open(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) {
+        self.add(len, fill, None);
+    }
+
+    /// Adds bytes to the open record, and begins it if a content type is said, in one change.
+    fn add(&mut self, len: usize, fill: impl FnOnce(&mut [u8]), begun: Option<u8>) {
         let open = self.state().open_len;
+        // Nobody looks behind the end of the open record.
         fill(&mut self.held.parts().1[open..][..len]);
-        self.change(|state| state.open_len += len);
+        step();
+        self.change(|state| {
+            state.open_len += len;
+            state.begun = begun;
+        });
         // Release: pairs with the Acquire in `pending`.
         let accepted = &self.head().counts.accepted;
         accepted.fetch_add(len as u64, Ordering::Release);
+        step();
     }
 
-    /// Seals the open record, if there is one. `false`: there is no room for it now.
-    pub(super) fn seal_open(&mut self, content_type: u8) -> Result<bool> {
-        let (open_len, next) = (self.state().open_len, self.state().next);
-        if open_len == 0 {
-            return Ok(true);
-        }
-        let connection = self.connection;
-        let sealer = self.sealer()?;
-        let len = open_len + sealer.overhead();
-        let Some(at) = self.space(len) else {
+    /// Seals the open record with `len` bytes more, which `fill` puts there. `false`: there is no room
+    /// for it now, and nothing has changed.
+    pub(super) fn seal(
+        &mut self,
+        content_type: u8,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<bool> {
+        let State { open_len, next, .. } = *self.state();
+        if self.space(open_len + len + self.overhead()).is_none() {
             return Ok(false);
+        }
+        // The last number is never given away.
+        if RecordNumbers::new(next.rec_seq, next.nonce_explicit)
+            .reserve()
+            .is_none()
+        {
+            self.connection.refuse(Error::SealFailed.errno());
+            return Err(Error::SealFailed);
+        }
+        // Known to work before anything changes.
+        self.sealer()?;
+        self.add(len, fill, Some(content_type));
+        self.finish_record().map(|()| true)
+    }
+
+    /// Seals the record that is begun, if one is. Where that fails the number is spent, the record is
+    /// lost, and the connection takes no other.
+    pub(super) fn finish_record(&mut self) -> Result<()> {
+        let State { open_len, next, .. } = *self.state();
+        let Some(content_type) = self.state().begun else {
+            return Ok(());
         };
         let mut numbers = RecordNumbers::new(next.rec_seq, next.nonce_explicit);
-        let Some(number) = numbers.reserve() else {
-            connection.refuse(Error::SealFailed.errno());
-            return Err(Error::SealFailed);
+        let sealed = match numbers.reserve() {
+            Some(number) => self.seal_into_queue(number, content_type, open_len),
+            None => Err(Error::SealFailed),
         };
-        let sealing = &self.head().sealing;
-        sealing.store(content_type.into(), Ordering::Release);
-        // From here on this number belongs to these bytes.
-        self.enter(SEALING);
-        let (open, ring) = self.held.parts().1.split_at_mut(OPEN_LEN);
-        let (plain, out) = (&open[..open_len], &mut ring[at..at + len]);
-        STATS.sealed_inline.add(1);
-        let sealed = connection.sealed_here(|| sealer.seal_from(number, content_type, plain, out));
+        if let Err(error) = sealed {
+            self.connection.refuse(error.errno());
+        }
+        step();
+        self.end_record(sealed.ok());
+        sealed.map(drop)
+    }
+
+    /// The number of the record that is begun is spent, whether it has got into the queue, at a place
+    /// and of a length, or not.
+    pub(super) fn end_record(&mut self, sealed: Option<(usize, usize)>) {
         self.change(|state| {
+            let mut numbers = RecordNumbers::new(state.next.rec_seq, state.next.nonce_explicit);
+            // There was one when the record was begun.
+            let _ = numbers.reserve();
             state.next = numbers.peek();
-            if sealed.is_ok() {
-                state.open_len = 0;
+            state.open_len = 0;
+            state.begun = None;
+            if let Some((at, len)) = sealed {
                 state.sealed += 1;
                 state.queue = state.queue.with(at, len);
             }
         });
-        self.enter(IDLE);
-        sealed.map(|()| true)
+    }
+
+    /// Seals the bytes of the open record behind the queue; returns where, and the length.
+    fn seal_into_queue(
+        &mut self,
+        number: RecordNumber,
+        content_type: u8,
+        open_len: usize,
+    ) -> Result<(usize, usize)> {
+        let connection = self.connection;
+        let sealer = self.sealer()?;
+        let len = open_len + sealer.overhead();
+        // There was room when the record was begun.
+        let at = self.space(len).ok_or(Error::NotRecoverable)?;
+        #[cfg(feature = "fault-injection")]
+        let key = fingerprint(&self.keys()?);
+        let (open, ring) = self.held.parts().1.split_at_mut(OPEN_LEN);
+        let (plain, out) = (&open[..open_len], &mut ring[at..at + len]);
+        STATS.sealed_inline.add(1);
+        #[cfg(feature = "fault-injection")]
+        crate::sys::steps::sealing(key, number.rec_seq, content_type, plain);
+        connection.sealed_here(|| sealer.seal_from(number, content_type, plain, out))?;
+        Ok((at, len))
     }
 
     /// Hands the queue to the kernel as far as it takes it.
@@ -328,7 +398,8 @@ impl Locked<'_> {
             }
             let queue = self.state().queue;
             if queue.len() == 0 {
-                self.finish_shutdown();
+                // Fails only if the peer was faster; then there is no write side left to shut.
+                let _ = self.finish_shutdown();
                 return Outcome::Drained(ListHead::Empty);
             }
             self.enter(SENDING);
@@ -386,6 +457,7 @@ impl Locked<'_> {
         };
         let counts = &self.head().counts;
         counts.records_sent.fetch_add(records, Ordering::Relaxed);
+        step();
         // Release: pairs with the Acquire in `pending`.
         counts.handed.fetch_add(moved.plain, Ordering::Release);
         moved.count(by);
@@ -393,18 +465,28 @@ impl Locked<'_> {
     }
 
     /// The FIN follows the last record, from whoever has sent that.
-    fn finish_shutdown(&self) {
-        if self.head().is(FIN_DUE) {
-            self.head().flags.fetch_and(!FIN_DUE, Ordering::AcqRel);
-            // Fails only if the peer was faster; then there is no write side left to shut.
-            let connection = self.connection;
-            let _ = connection.shared.sys.shutdown_write(connection.fd());
+    pub(super) fn finish_shutdown(&self) -> core::result::Result<(), Errno> {
+        if !self.head().is(FIN_DUE) {
+            return Ok(());
         }
+        let connection = self.connection;
+        let shut = connection.shared.sys.shutdown_write(connection.fd());
+        // Done first: whoever finds it due after our death does it again, which changes nothing. The
+        // number is this process's own: that it was closed here says nothing of the others'.
+        if shut != Err(Errno::BADF) {
+            self.head().flags.fetch_and(!FIN_DUE, Ordering::AcqRel);
+            step();
+        }
+        shut
     }
 
-    /// The open record as application data.
+    /// Seals the open record, if there is one: it is application data. `false`: there is no room for
+    /// it now.
     pub(super) fn seal_open_data(&mut self) -> Result<bool> {
-        self.seal_open(APPLICATION_DATA)
+        match self.state().open_len {
+            0 => Ok(true),
+            _ => self.seal(APPLICATION_DATA, 0, |_| {}),
+        }
     }
 }
 
@@ -437,10 +519,8 @@ pub(super) const ASLEEP: u32 = 8;
 
 /// Phases: nothing is half done.
 pub(super) const IDLE: u32 = 0;
-/// The open record is being sealed.
-pub(super) const SEALING: u32 = 1;
 /// The kernel may have taken bytes that the queue still has.
-pub(super) const SENDING: u32 = 2;
+pub(super) const SENDING: u32 = 1;
 
 pub(super) const MEMBER: u32 = 0;
 pub(super) const LEFT: u32 = 1;

@@ -323,9 +323,12 @@ impl Locked<'_> {
             return Ok(());
         }
         // Copied, not sealed from the program's memory: who finishes for us if we die has that not.
-        self.extend_open(taken, |out| rest.source.copy_out(out));
-        if complete {
-            self.seal_open(content_type)?;
+        let fill = |out: &mut [u8]| rest.source.copy_out(out);
+        if !complete {
+            self.extend_open(taken, fill);
+        } else if !self.seal(content_type, taken, fill)? {
+            // Our caller has seen that there is room.
+            return Err(Error::NotRecoverable);
         }
         rest.left -= taken;
         rest.accepted += taken;

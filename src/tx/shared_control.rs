@@ -15,6 +15,7 @@ use super::writer::Outcome;
 use super::{Connection, Info};
 use crate::error::{Error, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
+use crate::sys::steps::step;
 
 impl Connection {
     /// Seals the open record, unless this process has signed off and another has not, and
@@ -65,15 +66,19 @@ impl Connection {
     pub(super) fn shutdown_shared(self: &Arc<Self>, joint: &Joint) -> Result<()> {
         let _turn = self.take_shared_turn(joint, SendFlags::default())?;
         let drained = self.drain_shared(joint);
-        joint.memory.flags.fetch_or(SHUT, Ordering::AcqRel);
+        // Both at once: if we die here, the others find that the FIN is still to be sent.
+        joint
+            .memory
+            .flags
+            .fetch_or(SHUT | FIN_DUE, Ordering::AcqRel);
+        step();
         if drained == Ok(Drain::Pending) {
-            joint.memory.flags.fetch_or(FIN_DUE, Ordering::AcqRel);
             // The last record may have gone out in between.
             self.transmit_shared(joint, By::Caller);
             return Ok(());
         }
-        let sys = self.shared.sys;
-        sys.shutdown_write(self.fd()).map_err(Error::from)
+        let shut = self.lock_joint(joint)?.finish_shutdown();
+        shut.map_err(Error::from)
     }
 
     /// This process closes the connection or ends: from now on it seals the open record only if it
