@@ -91,6 +91,8 @@ int uktls_preload_shutdown(int fd, int how);
 /* Something that the program cannot read any more than the kernel's queue tells (FIONREAD). */
 bool uktls_preload_holds_data(int fd);
 int uktls_preload_close(int fd);
+/* Takes a descriptor over, out of the program's way; returns its number now. */
+int uktls_preload_keep(int fd);
 /* Closes by `closing(closure)`: of the socket `fd` the last bytes are looked after. */
 int uktls_preload_close_by(int fd, int (*closing)(void *), void *closure);
 void uktls_preload_duplicated(int old, int new_fd);
