@@ -5,7 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "streams.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE 2
@@ -17,8 +17,12 @@ int close(int fd)
 
     if (LIKELY(mark == 0) || uktls_preload_in_vfork())
         return NEXT(close)(fd);
-    if (mark != MARK_OWN)
-        return uktls_preload_close(fd);
+    if (mark != MARK_OWN) {
+        int result = uktls_preload_close(fd);
+
+        uktls_streams_return(fd);
+        return result;
+    }
     /* One of ours, which the program cannot have meant. */
     errno = EBADF;
     return -1;
@@ -37,7 +41,7 @@ int close_range(unsigned first, unsigned last, int flags)
         uint8_t mark = mark_of((int)fd);
 
         if (mark & MARK_TLS)
-            (void)uktls_preload_close((int)fd);
+            (void)close((int)fd);
         if (mark != MARK_OWN)
             continue;
         if (from < fd && NEXT(close_range)(from, fd - 1, flags) < 0)
@@ -53,18 +57,29 @@ void closefrom(int first)
         NEXT(closefrom)(first);
 }
 
-static void follow(int old, int new_fd)
+int uktls_follow(int old, int new_fd)
 {
-    if (new_fd >= 0 && UNLIKELY(is_tls(old) || mark_of(new_fd)))
-        uktls_preload_duplicated(old, new_fd);
+    /* A number that the kernel chose may be that of a stream whose descriptor was closed; and nothing of a TLS socket
+     * goes to standard error, where the C library writes by itself. */
+    if (is_tls(old) && (new_fd == STDERR_FILENO || uktls_streams_leave(new_fd) < 0)) {
+        int error = new_fd == STDERR_FILENO ? EOPNOTSUPP : errno;
+
+        NEXT(close)(new_fd);
+        errno = error;
+        return -1;
+    }
+    uktls_preload_duplicated(old, new_fd);
+    return new_fd;
+}
+
+static int follow(int old, int new_fd)
+{
+    return new_fd >= 0 && UNLIKELY(is_tls(old) || mark_of(new_fd)) ? uktls_follow(old, new_fd) : new_fd;
 }
 
 int dup(int old)
 {
-    int new_fd = NEXT(dup)(old);
-
-    follow(old, new_fd);
-    return new_fd;
+    return follow(old, NEXT(dup)(old));
 }
 
 struct over {
@@ -79,7 +94,7 @@ static int dup_over(void *closure)
     return over->is_dup3 ? NEXT(dup3)(over->old, over->new_fd, over->flags) : NEXT(dup2)(over->old, over->new_fd);
 }
 
-static int duplicate_over(struct over over)
+static int duplicate(struct over over)
 {
     uint8_t mark = mark_of(over.new_fd);
     int result;
@@ -98,8 +113,28 @@ static int duplicate_over(struct over over)
     } else {
         result = uktls_preload_close_by(over.new_fd, dup_over, &over);
     }
-    if (over.old != over.new_fd)
-        follow(over.old, result);
+    if (over.old != over.new_fd && result >= 0 && UNLIKELY(is_tls(over.old) || mark_of(result)))
+        uktls_preload_duplicated(over.old, result);
+    return result;
+}
+
+static int duplicate_over(struct over over)
+{
+    bool was_tls = is_tls(over.new_fd), gets_tls = is_tls(over.old) && over.old != over.new_fd;
+    int result;
+
+    if (LIKELY(!was_tls && !gets_tls))
+        return duplicate(over);
+    if (gets_tls && over.new_fd == STDERR_FILENO) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    if (gets_tls && uktls_streams_leave(over.new_fd) < 0)
+        return -1;
+    result = duplicate(over);
+    /* What it was, or what it did not become. */
+    if (was_tls || (gets_tls && result < 0))
+        uktls_streams_return(over.new_fd);
     return result;
 }
 
@@ -122,8 +157,6 @@ static int fresh(int fd)
         uktls_preload_reused(fd);
     if (LIKELY((unsigned)fd < MARKS))
         uktls_last_writer[fd] = NULL;
-    if (LIKELY((unsigned)fd < MARKS) && UNLIKELY(atomic_load_explicit(&uktls_streams[fd], memory_order_relaxed)))
-        atomic_store_explicit(&uktls_streams[fd], 0, memory_order_relaxed);
     return fd;
 }
 

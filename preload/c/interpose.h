@@ -68,10 +68,7 @@ static inline __attribute__((always_inline)) void note_writer(int fd, const void
 
 #define NOTE_WRITER(fd) note_writer(fd, __builtin_return_address(0))
 
-/* Whether fdopen has made a stream of the C library for the descriptor, whose writes do not pass here. */
-extern _Atomic uint8_t uktls_streams[MARKS];
-
-/* What waits in such streams over TLS sockets is written now: the C library would do it when we have drained. */
+/* What waits in streams over TLS sockets is written now: the C library would do it when we have drained. */
 void uktls_flush_streams(void);
 /* Keeps the list of them whole across a fork. */
 void uktls_watch_streams(void);
@@ -96,6 +93,8 @@ int uktls_preload_keep(int fd);
 /* Closes by `closing(closure)`: of the socket `fd` the last bytes are looked after. */
 int uktls_preload_close_by(int fd, int (*closing)(void *), void *closure);
 void uktls_preload_duplicated(int old, int new_fd);
+/* The kernel has just made `new_fd` of `old`, one of which is known: returns it, or closes it and fails. */
+int uktls_follow(int old, int new_fd);
 /* The kernel has just given the number out: what it carried is gone. */
 void uktls_preload_reused(int fd);
 /* Whether the number still is the TLS socket that we know. */

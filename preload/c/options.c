@@ -1,11 +1,13 @@
 /* Options of sockets and of descriptors. */
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <linux/tls.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "interpose.h"
+#include "streams.h"
 
 #ifndef SOL_TCP
 #define SOL_TCP 6
@@ -29,7 +31,8 @@ static bool has_own_bio(int fd, const void *caller)
 
 static enum decline decline(int fd, const void *caller)
 {
-    if ((unsigned)fd < MARKS && atomic_load_explicit(&uktls_streams[fd], memory_order_relaxed))
+    /* What the C library writes to standard error by itself (assert, malloc) cannot be sealed. */
+    if (fd == STDERR_FILENO)
         return DECLINE_STREAM;
     return has_own_bio(fd, caller) ? DECLINE_OWN_BIO : DECLINE_NOT;
 }
@@ -37,11 +40,18 @@ static enum decline decline(int fd, const void *caller)
 int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
     bool asks_for_tls = level == SOL_TLS || (level == SOL_TCP && name == TCP_ULP);
+    bool sets_keys = level == SOL_TLS && (name == TLS_TX || name == TLS_RX), was_tls = is_tls(fd);
+    int result;
 
-    if (LIKELY(!is_tls(fd) && !asks_for_tls))
+    if (LIKELY(!was_tls && !asks_for_tls))
         return NEXT(setsockopt)(fd, level, name, value, len);
-    return uktls_preload_setsockopt(fd, level, name, value, len,
-                                    asks_for_tls ? decline(fd, __builtin_return_address(0)) : DECLINE_NOT);
+    if (sets_keys && uktls_streams_leave(fd) < 0)
+        return -1;
+    result = uktls_preload_setsockopt(fd, level, name, value, len,
+                                      asks_for_tls ? decline(fd, __builtin_return_address(0)) : DECLINE_NOT);
+    if (sets_keys && !was_tls && !is_tls(fd))
+        uktls_streams_return(fd);
+    return result;
 }
 
 int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
@@ -60,7 +70,7 @@ static int control(int fd, int command, void *argument, int (*next)(int, int, ..
         argument = (void *)((uintptr_t)argument | FD_CLOEXEC);
     result = next(fd, command, argument);
     if ((command == F_DUPFD || command == F_DUPFD_CLOEXEC) && result >= 0 && (is_tls(fd) || mark_of(result)))
-        uktls_preload_duplicated(fd, result);
+        return uktls_follow(fd, result);
     return result;
 }
 

@@ -234,5 +234,3 @@ SERVE(int, __freading, (FILE *stream), (at))
 SERVE(int, __fsetlocking, (FILE *stream, int type), (at, type))
 SERVE(int, __fwritable, (FILE *stream), (at))
 SERVE(int, __fwriting, (FILE *stream), (at))
-
-_Atomic uint8_t uktls_streams[MARKS];
