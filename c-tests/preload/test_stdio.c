@@ -563,6 +563,60 @@ static void test_fork_and_exit(void **state)
     assert_ok(close(fd[1]));
 }
 
+static int move_in_child(void *argument)
+{
+    FILE *stream = argument;
+    int fd[2], number = fileno(stream);
+    struct peer peer;
+    both_pair(fd, &peer);
+    CHILD_CHECK(dup2(fd[0], number) == number);
+    CHILD_CHECK(fileno(stream) == number);
+    return 0;
+}
+
+/* A thread that sleeps in a stream is not there in a child. */
+static void test_fork_beside_a_reader(void **state)
+{
+    (void)state;
+    int fd[2], ends[2];
+    struct peer peer;
+    pthread_t thread;
+    both_pair(fd, &peer);
+    assert_ok(pipe(ends));
+    FILE *stream = fdopen(ends[0], "r");
+    /* It goes on with its twin on the pipe, as something is left in that. */
+    assert_returns(dup2(fd[0], ends[0]), ends[0]);
+    send_text(&peer, "xy");
+    assert_int_equal(fgetc(stream), 'x');
+    int again[2];
+    assert_ok(pipe(again));
+    assert_returns(dup2(again[0], ends[0]), ends[0]);
+    assert_int_equal(fgetc(stream), 'y');
+    assert_ok(pthread_create(&thread, NULL, hold, stream));
+    while (ftrylockfile(stream) == 0) {
+        funlockfile(stream);
+        sched_yield();
+    }
+    /* For it to be in the read itself; the test holds if it is not. */
+    usleep(20000);
+    assert_fails(dup2(fd[0], ends[0]), EBUSY);
+    /* Not by in_child: it flushes all streams first, and waits for the thread. */
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        alarm(60);
+        _exit(move_in_child(stream));
+    }
+    assert_exited(wait_child(child), 0);
+    assert_returns(write(again[1], "z", 1), 1);
+    assert_ok(pthread_join(thread, NULL));
+    assert_ok(fclose(stream));
+    close_both(fd);
+    assert_ok(close(again[0]));
+    assert_ok(close(again[1]));
+    assert_ok(close(ends[1]));
+}
+
 static void test_flush_of_all(void **state)
 {
     (void)state;
@@ -708,6 +762,7 @@ int main(void)
         cmocka_unit_test(test_locks),
         cmocka_unit_test(test_fclose_and_pclose),
         cmocka_unit_test(test_fork_and_exit),
+        cmocka_unit_test(test_fork_beside_a_reader),
         cmocka_unit_test(test_flush_of_all),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_standard_error_is_refused),

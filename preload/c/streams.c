@@ -757,9 +757,18 @@ static void unlock_streams(void)
     pthread_mutex_unlock(&lock);
 }
 
+/* The threads that were in twins are not in the child. */
+static void unlock_in_child(void)
+{
+    for (int i = 0; i < BUCKETS && uktls_dead_number != NOT_MADE; i++)
+        for (struct twin *twin = buckets[i]; twin != NULL; twin = twin->next)
+            twin->inside = 0;
+    unlock_streams();
+}
+
 void uktls_watch_streams(void)
 {
-    pthread_atfork(lock_streams, unlock_streams, unlock_streams);
+    pthread_atfork(lock_streams, unlock_streams, unlock_in_child);
 }
 
 void uktls_flush_streams(void)
