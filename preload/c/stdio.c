@@ -152,7 +152,7 @@ int fflush_unlocked(FILE *stream)
     FILE *at = stream == NULL ? NULL : serving(stream);
 
     if (LIKELY(at == stream))
-        return NEXT(fflush_unlocked)(stream);
+        return is_alone() ? NEXT(fflush_unlocked)(stream) : NEXT(fflush)(stream);
     return fflush(stream);
 }
 

@@ -6,18 +6,34 @@
 #include "streams.h"
 
 SERVE(int, fputc, (int c, FILE *stream), (c, at))
-SERVE(int, fputc_unlocked, (int c, FILE *stream), (c, at))
+SERVE_UNLOCKED(int, fputc_unlocked, (int c, FILE *stream), (c, at), fputc(c, stream))
 TWIN(putc, fputc);
 TWIN(_IO_putc, fputc);
 TWIN(putc_unlocked, fputc_unlocked);
-SERVE(int, __overflow, (FILE *stream, int c), (at, c))
+
+static int overflow(FILE *stream, int c)
+{
+    FILE *at;
+    int result;
+
+    flockfile(stream);
+    at = serving(stream);
+    result = NEXT(__overflow)(at, c);
+    NEXT(funlockfile)(at);
+    if (at != stream)
+        uktls_stream_served(stream, at);
+    return result;
+}
+
+SERVE_UNLOCKED(int, __overflow, (FILE *stream, int c), (at, c), overflow(stream, c))
 SERVE(int, putw, (int word, FILE *stream), (word, at))
 SERVE(int, fputs, (const char *text, FILE *stream), (text, at))
 TWIN(_IO_fputs, fputs);
-SERVE(int, fputs_unlocked, (const char *text, FILE *stream), (text, at))
+SERVE_UNLOCKED(int, fputs_unlocked, (const char *text, FILE *stream), (text, at), fputs(text, stream))
 SERVE(size_t, fwrite, (const void *data, size_t size, size_t n, FILE *stream), (data, size, n, at))
 TWIN(_IO_fwrite, fwrite);
-SERVE(size_t, fwrite_unlocked, (const void *data, size_t size, size_t n, FILE *stream), (data, size, n, at))
+SERVE_UNLOCKED(size_t, fwrite_unlocked, (const void *data, size_t size, size_t n, FILE *stream), (data, size, n, at),
+               fwrite(data, size, n, stream))
 
 int putchar(int c)
 {

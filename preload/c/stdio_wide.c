@@ -41,31 +41,27 @@ static bool put_all(const wchar_t *text, size_t n, FILE *at)
     return is_written;
 }
 
-static wint_t put_one(wchar_t c, FILE *stream, FILE *at, bool is_unlocked)
+static wint_t put_one(wchar_t c, FILE *stream, FILE *at)
 {
     wint_t result;
 
     if (!is_wide(stream))
         return WEOF;
-    if (!is_unlocked)
-        NEXT(flockfile)(at);
+    NEXT(flockfile)(at);
     result = put(c, at);
-    if (!is_unlocked)
-        NEXT(funlockfile)(at);
+    NEXT(funlockfile)(at);
     return result;
 }
 
-static int put_text(const wchar_t *text, FILE *stream, FILE *at, bool is_unlocked)
+static int put_text(const wchar_t *text, FILE *stream, FILE *at)
 {
     bool is_written;
 
     if (!is_wide(stream))
         return EOF;
-    if (!is_unlocked)
-        NEXT(flockfile)(at);
+    NEXT(flockfile)(at);
     is_written = put_all(text, wcslen(text), at);
-    if (!is_unlocked)
-        NEXT(funlockfile)(at);
+    NEXT(funlockfile)(at);
     return is_written ? 1 : EOF;
 }
 
@@ -129,14 +125,14 @@ static int print_to(FILE *stream, print *next, int flag, const wchar_t *format, 
         return result;                                                                                                 \
     }
 
-SERVE_WIDE(wint_t, fputwc, (wchar_t c, FILE *stream), (c, stream), put_one(c, stream, at, false))
+SERVE_WIDE(wint_t, fputwc, (wchar_t c, FILE *stream), (c, stream), put_one(c, stream, at))
 TWIN(putwc, fputwc);
-SERVE_WIDE(wint_t, fputwc_unlocked, (wchar_t c, FILE *stream), (c, stream), put_one(c, stream, at, true))
+SERVE_UNLOCKED(wint_t, fputwc_unlocked, (wchar_t c, FILE *stream), (c, at), fputwc(c, stream))
 TWIN(putwc_unlocked, fputwc_unlocked);
 wint_t __woverflow(FILE *stream, wint_t c);
-SERVE_WIDE(wint_t, __woverflow, (FILE *stream, wint_t c), (stream, c), put_one((wchar_t)c, stream, at, true))
-SERVE_WIDE(int, fputws, (const wchar_t *text, FILE *stream), (text, stream), put_text(text, stream, at, false))
-SERVE_WIDE(int, fputws_unlocked, (const wchar_t *text, FILE *stream), (text, stream), put_text(text, stream, at, true))
+SERVE_UNLOCKED(wint_t, __woverflow, (FILE *stream, wint_t c), (at, c), fputwc((wchar_t)c, stream))
+SERVE_WIDE(int, fputws, (const wchar_t *text, FILE *stream), (text, stream), put_text(text, stream, at))
+SERVE_UNLOCKED(int, fputws_unlocked, (const wchar_t *text, FILE *stream), (text, at), fputws(text, stream))
 
 wint_t putwchar(wchar_t c)
 {

@@ -230,6 +230,21 @@ static bool try_lock(FILE *stream)
     return stream->_lock != NULL && !is_locked_by_us(stream) && NEXT(ftrylockfile)(stream) == 0;
 }
 
+/* Of threads that write without pause one may have it at each look. */
+static bool try_lock_often(FILE *stream)
+{
+    enum { TRIES = 100 };
+
+    for (int i = 0; i < TRIES; i++) {
+        if (try_lock(stream))
+            return true;
+        if (is_locked_by_us(stream))
+            return false;
+        sched_yield();
+    }
+    return false;
+}
+
 static void unlock(FILE *stream)
 {
     NEXT(funlockfile)(stream);
@@ -472,7 +487,7 @@ static int stage(int fd, struct twin **staged)
 
         if (stream->_fileno != fd)
             continue;
-        if (!try_lock(stream))
+        if (!try_lock_often(stream))
             return EBUSY;
         twin = make_dead() ? prepare(stream) : NULL;
         if (twin == NULL) {

@@ -45,6 +45,16 @@ static inline FILE *serving(FILE *stream)
     return LIKELY(dead == NOT_MADE) || LIKELY(stream->_fileno != dead) ? stream : uktls_find_twin(stream);
 }
 
+/* glibc's, since 2.32. */
+extern char __libc_single_threaded __attribute__((weak));
+
+/* Whether a stream that is written to without its lock cannot be taken off its number at the same time: another
+ * thread waits for the lock only, and the C library's write would go to what has the number then. */
+static inline bool is_alone(void)
+{
+    return &__libc_single_threaded != NULL && __libc_single_threaded;
+}
+
 /* A stream that was just opened, whatever its number is by now; NULL with errno if that is TLS, and the stream
  * cannot be moved: it is closed then, and its number is not. */
 FILE *uktls_stream_opened(FILE *stream);
@@ -87,6 +97,14 @@ void uktls_stream_rests(FILE *stream);
     void name parameters                                                                                               \
     {                                                                                                                  \
         SERVED_VOID(stream, NEXT(name) arguments);                                                                     \
+    }
+
+/* The same for a function that does not lock: `locking` is the one that does. */
+#define SERVE_UNLOCKED(type, name, parameters, arguments, locking)                                                     \
+    type name parameters                                                                                               \
+    {                                                                                                                  \
+        FILE *at = serving(stream);                                                                                    \
+        return LIKELY(at == stream && is_alone()) ? NEXT(name) arguments : locking;                                    \
     }
 
 /* With arguments behind `last`: by the function that takes a list of them. */
