@@ -47,6 +47,7 @@ fn main() {
         // glibc's headers would turn the names that are defined here into others.
         .define("_GNU_SOURCE", None)
         .flag("-U_FORTIFY_SOURCE")
+        .define("__NO_INLINE__", None)
         .opt_level(2)
         .compile("uktls_interpose");
 }

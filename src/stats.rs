@@ -169,7 +169,7 @@ stats! {
     declined,
     /// Of those, because the TLS library writes by functions of the program.
     declined_own_bio,
-    /// Of those, because the C library has a stream for them.
+    /// Of those, because they are standard error, where the C library writes by itself.
     declined_stream,
     /// Connections that broke: by the network, by a failed seal, by a caught panic.
     errors,

@@ -8,7 +8,6 @@
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <libgen.h>
-#include <netdb.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
@@ -241,37 +240,6 @@ static void test_backtrace(void **state)
     assert_ok(close(fd[1]));
 }
 
-static int writes_messages(void *argument)
-{
-    siginfo_t info = {.si_signo = SIGSEGV};
-    CHILD_CHECK(dup2(*(int *)argument, STDERR_FILENO) == STDERR_FILENO);
-    h_errno = HOST_NOT_FOUND;
-    herror("a name");
-    herror(NULL);
-    psiginfo(&info, "a signal");
-    return 0;
-}
-
-/* Standard error is a TLS socket. */
-static void test_messages(void **state)
-{
-    (void)state;
-    struct keys keys = tls12_keys();
-    struct receiver receiver;
-    char text[200] = "", expected[200];
-    int fd[2];
-    tls_pair(fd, &keys, &receiver);
-    receiver.pattern = false;
-    assert_exited(in_child(writes_messages, &fd[0]), 0);
-    assert_ok(close(fd[0]));
-    while (receiver_next(&receiver) == 1)
-        strncat(text, (char *)receiver.data, receiver.len);
-    assert_string_equal(receiver.fault, "");
-    snprintf(expected, sizeof expected, "a name: %s\n%s\n", hstrerror(HOST_NOT_FOUND), hstrerror(HOST_NOT_FOUND));
-    assert_string_equal(text, expected);
-    assert_ok(close(fd[1]));
-}
-
 ssize_t __pread64(int, void *, size_t, off64_t);
 ssize_t __pwrite64(int, const void *, size_t, off64_t);
 ssize_t __pread_chk(int, void *, size_t, off_t, size_t);
@@ -348,7 +316,6 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_company_behind),
         cmocka_unit_test(test_eventfd),
         cmocka_unit_test(test_backtrace),
-        cmocka_unit_test(test_messages),
         cmocka_unit_test(test_calls_that_no_socket_takes),
         cmocka_unit_test(test_pidfd_getfd),
     };

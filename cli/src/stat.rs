@@ -130,7 +130,7 @@ fn table(processes: &[Process], rates: Option<(&Before, Duration)>) -> String {
                 "declined_own_bio",
                 "its TLS library writes by functions of the program",
             ),
-            ("declined_stream", "the C library has a stream for them"),
+            ("declined_stream", "they are standard error"),
         ];
         for (name, reason) in reasons
             .into_iter()

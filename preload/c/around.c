@@ -2,7 +2,6 @@
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <link.h>
-#include <netdb.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -114,27 +113,6 @@ void backtrace_symbols_fd(void *const *array, int size, int fd)
 }
 
 TWIN(__backtrace_symbols_fd, backtrace_symbols_fd);
-
-/* Messages by the number of standard error, and not by its stream. */
-void herror(const char *text)
-{
-    struct iovec iov[4];
-    struct msghdr line = {.msg_iov = iov};
-    size_t n = 0;
-
-    if (!is_tls(STDERR_FILENO)) {
-        NEXT(herror)(text);
-        return;
-    }
-    if (text != NULL && *text) {
-        n = put(iov, n, text);
-        n = put(iov, n, ": ");
-    }
-    n = put(iov, n, hstrerror(h_errno));
-    n = put(iov, n, "\n");
-    line.msg_iovlen = n;
-    (void)uktls_preload_sendmsg(STDERR_FILENO, &line, 0);
-}
 
 /* Its text is the C library's own affair: nothing is said at all. */
 void psiginfo(const siginfo_t *info, const char *text)

@@ -1,8 +1,9 @@
 /* Calls under way: the slots of threads, and what a call by a marked number does. */
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
-#include "interpose.h"
+#include "streams.h"
 
 __thread struct uktls_slot *uktls_slot __attribute__((tls_model("initial-exec")));
 
@@ -156,4 +157,14 @@ void uktls_find_way(struct noted *call, int fd, bool writes)
             /* The number may be changed again by now. */
             note_call(call, fd);
     }
+}
+
+/* For uktls::sys::streams: 0 or an errno. */
+int uktls_leave_number(int fd);
+int uktls_leave_number(int fd)
+{
+    if (fd == STDERR_FILENO)
+        /* The C library writes there by itself: assert's, malloc's and the stack protector's messages. */
+        return EOPNOTSUPP;
+    return uktls_streams_leave(fd) == 0 ? 0 : errno;
 }

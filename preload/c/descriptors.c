@@ -256,7 +256,7 @@ int accept4(int fd, struct sockaddr *address, socklen_t *len, int flags)
 /* A disconnected socket would be free for another connection, without keys (ATT-12). */
 bool uktls_disconnects(int fd, const struct sockaddr *address, socklen_t len)
 {
-    return is_tls(fd) && len >= sizeof(address->sa_family) &&
+    return is_tls(fd) && !uktls_preload_has_been_replaced(fd) && len >= sizeof(address->sa_family) &&
            uktls_preload_may_look(address, sizeof(address->sa_family)) && address->sa_family == AF_UNSPEC;
 }
 

@@ -195,10 +195,7 @@ static inline bool is_queued(int fd)
     return (unsigned)fd < MARKS && atomic_load_explicit(&uktls_queued[fd / 8], memory_order_relaxed) >> fd % 8 & 1;
 }
 
-/* Whether fdopen has made a stream of the C library for the descriptor, whose writes do not pass here. */
-extern _Atomic uint8_t uktls_streams[MARKS];
-
-/* What waits in such streams over TLS sockets is written now: the C library would do it when we have drained. */
+/* What waits in streams over TLS sockets is written now: the C library would do it when we have drained. */
 void uktls_flush_streams(void);
 /* Keeps the list of them whole across a fork. */
 void uktls_watch_streams(void);
@@ -218,8 +215,8 @@ int uktls_preload_shutdown(int fd, int how);
 /* Something that the program cannot read any more than the kernel's queue tells (FIONREAD). */
 bool uktls_preload_holds_data(int fd);
 int uktls_preload_close(int fd);
-/* Closes by `closing(closure)`: of the socket `fd` the last bytes are looked after. */
-int uktls_preload_close_by(int fd, int (*closing)(void *), void *closure);
+/* Takes a descriptor over, out of the program's way; returns its number now. */
+int uktls_preload_keep(int fd);
 /* What a call by a marked number does: WAY_PLAIN to WAY_REFUSED, or -1. Waits for whoever changes the number. */
 int uktls_preload_way(int fd, bool writes);
 /* Another process may have keys on the socket: a cell that keeps it from setting some, NO_CELL if none is needed, or
@@ -243,6 +240,8 @@ void uktls_preload_passed(int fd);
 int uktls_preload_placeholder(int least);
 /* Whether the TLS socket's number is that in the caller's own table, too: not where the child of a vfork has changed it. */
 bool uktls_preload_is_here(int fd);
+/* Whether the number is another socket's by system calls that no library sees. It is a plain one then. */
+bool uktls_preload_has_been_replaced(int fd);
 /* The child of a vfork has done something to a TLS socket's number in its own table. */
 extern _Atomic bool uktls_vfork_changed;
 /* The slot of notes for a thread that makes its first call; NULL if there is none left. */

@@ -4,6 +4,7 @@
 #include <netinet/tcp.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "around.h"
 
@@ -29,7 +30,8 @@ static bool has_own_bio(int fd, const void *caller)
 
 static enum decline decline(int fd, const void *caller)
 {
-    if ((unsigned)fd < MARKS && atomic_load_explicit(&uktls_streams[fd], memory_order_relaxed))
+    /* What the C library writes to standard error by itself (assert, malloc) cannot be sealed. */
+    if (fd == STDERR_FILENO)
         return DECLINE_STREAM;
     if (is_queued(fd))
         return DECLINE_QUEUED;

@@ -1,220 +1,236 @@
-/* Streams of the C library, whose reads and writes do not pass the functions that can be interposed. */
+/* Streams of the C library: how they come and go. */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <mntent.h>
 #include <stdio_ext.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "interpose.h"
+#include "streams.h"
 
-/* A stream over a TLS socket is made of functions of ours; its descriptor is remembered for fileno. */
-struct cookie {
-    int fd;
-    FILE *stream;
-    struct cookie *next;
-};
-
-static struct cookie *_Atomic cookies;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static ssize_t cookie_read(void *closure, char *data, size_t len)
-{
-    return read(((struct cookie *)closure)->fd, data, len);
-}
-
-static ssize_t cookie_write(void *closure, const char *data, size_t len)
-{
-    ssize_t n = write(((struct cookie *)closure)->fd, data, len);
-
-    /* What fopencookie(3) wants for an error. */
-    return n < 0 ? 0 : n;
-}
-
-/* A socket has no place to go to. Without this function the C library would not say so. */
-static int cookie_seek(void *closure, off64_t *offset, int whence)
-{
-    (void)closure, (void)offset, (void)whence;
-    errno = ESPIPE;
-    return -1;
-}
-
-static int cookie_close(void *closure)
-{
-    struct cookie *cookie = closure;
-    int result = close(cookie->fd);
-    struct cookie *at;
-
-    pthread_mutex_lock(&lock);
-    at = cookies;
-    if (at == cookie)
-        cookies = cookie->next;
-    while (at != NULL && at != cookie) {
-        if (at->next == cookie)
-            at->next = cookie->next;
-        at = at->next;
-    }
-    pthread_mutex_unlock(&lock);
-    free(cookie);
-    return result;
-}
-
+/* With a number that is TLS already it is dead from the start. */
 FILE *fdopen(int fd, const char *mode)
 {
-    static const cookie_io_functions_t functions = {cookie_read, cookie_write, cookie_seek, cookie_close};
-    struct cookie *cookie;
-
-    if (!is_tls(fd)) {
-        FILE *stream = NEXT(fdopen)(fd, mode);
-
-        if (stream != NULL && (unsigned)fd < MARKS)
-            atomic_store_explicit(&uktls_streams[fd], 1, memory_order_relaxed);
-        return stream;
-    }
-    cookie = malloc(sizeof(*cookie));
-    if (cookie == NULL)
-        return NULL;
-    cookie->fd = fd;
-    cookie->stream = fopencookie(cookie, mode, functions);
-    if (cookie->stream == NULL) {
-        free(cookie);
-        return NULL;
-    }
-    pthread_mutex_lock(&lock);
-    cookie->next = cookies;
-    cookies = cookie;
-    pthread_mutex_unlock(&lock);
-    return cookie->stream;
+    return uktls_stream_opened(NEXT(fdopen)(fd, mode));
 }
 
 TWIN(_IO_fdopen, fdopen);
 
-static void lock_streams(void)
+/* Another thread may make the number a TLS socket's before the program knows it. */
+FILE *fopen(const char *path, const char *mode)
 {
-    pthread_mutex_lock(&lock);
+    return uktls_stream_opened(NEXT(fopen)(path, mode));
 }
 
-static void unlock_streams(void)
+TWIN(_IO_fopen, fopen);
+
+FILE *fopen64(const char *path, const char *mode)
 {
-    pthread_mutex_unlock(&lock);
+    return uktls_stream_opened(NEXT(fopen64)(path, mode));
 }
 
-void uktls_watch_streams(void)
+FILE *tmpfile(void)
 {
-    pthread_atfork(lock_streams, unlock_streams, unlock_streams);
+    return uktls_stream_opened(NEXT(tmpfile)());
 }
 
-void uktls_flush_streams(void)
+FILE *tmpfile64(void)
 {
-    if (LIKELY(atomic_load_explicit(&cookies, memory_order_relaxed) == NULL) || pthread_mutex_trylock(&lock) != 0)
-        return;
-    for (const struct cookie *at = cookies; at != NULL; at = at->next)
-        /* As exit does it, which passes over a stream that another thread is at. */
-        if (ftrylockfile(at->stream) == 0) {
-            fflush_unlocked(at->stream);
-            funlockfile(at->stream);
-        }
-    pthread_mutex_unlock(&lock);
+    return uktls_stream_opened(NEXT(tmpfile64)());
 }
 
-static int number_of(FILE *stream)
+FILE *popen(const char *command, const char *mode)
 {
-    int fd = -1;
-
-    if (LIKELY(atomic_load_explicit(&cookies, memory_order_relaxed) == NULL))
-        return -1;
-    pthread_mutex_lock(&lock);
-    for (const struct cookie *at = cookies; at != NULL && fd < 0; at = at->next)
-        if (at->stream == stream)
-            fd = at->fd;
-    pthread_mutex_unlock(&lock);
-    return fd;
+    return uktls_stream_opened(NEXT(popen)(command, mode));
 }
 
-int fileno(FILE *stream)
-{
-    int fd = number_of(stream);
+TWIN(_IO_popen, popen);
 
-    return fd >= 0 ? fd : NEXT(fileno)(stream);
+/* What has no twin, and a number that is TLS nevertheless: the C library would close it behind our back. */
+static void follow_number(FILE *stream)
+{
+    int saved = errno, fd = serving(stream) == stream ? NEXT(fileno)(stream) : -1;
+
+    if (fd >= 0 && is_tls(fd))
+        (void)uktls_streams_leave(fd);
+    errno = saved;
 }
 
-int fileno_unlocked(FILE *stream)
+static int close_stream(FILE *stream, int (*next)(FILE *))
 {
-    int fd = number_of(stream);
-
-    return fd >= 0 ? fd : NEXT(fileno_unlocked)(stream);
-}
-
-_Atomic uint8_t uktls_streams[MARKS];
-
-static int close_stream(void *stream)
-{
-    return NEXT(fclose)(stream);
-}
-
-/* A stream that was there before the keys: what is still in its buffer would go out in the clear (design rule 2). */
-static int plain_number_of(FILE *stream)
-{
-    int fd = number_of(stream) >= 0 ? -1 : NEXT(fileno)(stream);
-
-    if ((unsigned)fd < MARKS)
-        atomic_store_explicit(&uktls_streams[fd], 0, memory_order_relaxed);
-    if (fd < 0 || !is_tls(fd))
-        return -1;
-    __fpurge(stream);
-    return fd;
+    follow_number(stream);
+    return uktls_stream_close(stream, next);
 }
 
 int fclose(FILE *stream)
 {
-    int saved = errno;
-    int fd = plain_number_of(stream);
-
-    errno = saved;
-    return fd >= 0 ? uktls_preload_close_by(fd, close_stream, stream) : NEXT(fclose)(stream);
+    return close_stream(stream, NEXT(fclose));
 }
 
 TWIN(_IO_fclose, fclose);
 
-/* A stream of ours cannot become a file's: as for any reason to fail, it is closed. */
-static FILE *cannot_reopen(FILE *stream)
+/* Its result is the command's. */
+int pclose(FILE *stream)
 {
-    if (NEXT(fclose)(stream) == 0)
-        errno = EOPNOTSUPP;
-    return NULL;
+    return close_stream(stream, NEXT(pclose));
 }
 
-struct reopening {
-    const char *path, *mode;
-    FILE *stream, *(*next)(const char *, const char *, FILE *);
-};
-
-static int reopen(void *closure)
+int endmntent(FILE *stream)
 {
-    struct reopening *it = closure;
-
-    /* The number is closed in any case. */
-    it->stream = it->next(it->path, it->mode, it->stream);
-    return 0;
+    return stream == NULL ? NEXT(endmntent)(stream) : close_stream(stream, NEXT(endmntent));
 }
 
-static FILE *reopen_stream(struct reopening it)
-{
-    int fd;
+TWIN(__endmntent, endmntent);
 
-    if (UNLIKELY(number_of(it.stream) >= 0))
-        return cannot_reopen(it.stream);
-    fd = plain_number_of(it.stream);
-    if (fd < 0 || uktls_preload_in_vfork())
-        return it.next(it.path, it.mode, it.stream);
-    uktls_preload_close_by(fd, reopen, &it);
-    return it.stream;
+typedef FILE *(*reopening)(const char *, const char *, FILE *);
+
+/* The C library puts the new file over the number by itself. So something plain is put there before, by a function
+ * that knows what the number is. */
+static FILE *reopen(const char *path, const char *mode, FILE *stream, reopening next)
+{
+    int fd, plain;
+
+    follow_number(stream);
+    fd = uktls_stream_number(stream);
+    if (fd < 0)
+        return uktls_stream_opened(next(path, mode, stream));
+    (void)fflush(stream);
+    /* A socket cannot be opened by its number's name. */
+    errno = ENXIO;
+    plain = path == NULL ? -1 : NEXT(socket)(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (plain < 0 || (is_tls(fd) && dup2(plain, fd) < 0)) {
+        int error = errno;
+
+        if (plain >= 0)
+            NEXT(close)(plain);
+        (void)fclose(stream);
+        errno = error;
+        return NULL;
+    }
+    NEXT(close)(plain);
+    uktls_stream_put_back(stream);
+    return uktls_stream_opened(next(path, mode, stream));
 }
 
 FILE *freopen(const char *path, const char *mode, FILE *stream)
 {
-    return reopen_stream((struct reopening){path, mode, stream, NEXT(freopen)});
+    return reopen(path, mode, stream, NEXT(freopen));
 }
 
 FILE *freopen64(const char *path, const char *mode, FILE *stream)
 {
-    return reopen_stream((struct reopening){path, mode, stream, NEXT(freopen64)});
+    return reopen(path, mode, stream, NEXT(freopen64));
 }
+
+int fileno(FILE *stream)
+{
+    int fd = uktls_stream_number(stream);
+
+    return fd >= 0 ? fd : NEXT(fileno)(stream);
+}
+
+TWIN(fileno_unlocked, fileno);
+
+/* The twins are among the streams that the C library knows of. */
+int fflush(FILE *stream)
+{
+    FILE *at = stream == NULL ? NULL : serving(stream);
+    int result;
+
+    if (LIKELY(at == stream))
+        return NEXT(fflush)(stream);
+    result = NEXT(fflush)(at);
+    uktls_stream_served(stream, at);
+    uktls_stream_rests(stream);
+    return result;
+}
+
+TWIN(_IO_fflush, fflush);
+
+int fflush_unlocked(FILE *stream)
+{
+    FILE *at = stream == NULL ? NULL : serving(stream);
+
+    if (LIKELY(at == stream))
+        return is_alone() ? NEXT(fflush_unlocked)(stream) : NEXT(fflush)(stream);
+    return fflush(stream);
+}
+
+/* The stream that a lock is of may change until it is taken, but not as long as it is held. */
+void flockfile(FILE *stream)
+{
+    FILE *at = serving(stream);
+
+    NEXT(flockfile)(at);
+    while (UNLIKELY(serving(stream) != at)) {
+        NEXT(funlockfile)(at);
+        at = serving(stream);
+        NEXT(flockfile)(at);
+    }
+}
+
+TWIN(_IO_flockfile, flockfile);
+
+int ftrylockfile(FILE *stream)
+{
+    FILE *at = serving(stream);
+    int result = NEXT(ftrylockfile)(at);
+
+    if (UNLIKELY(result == 0 && serving(stream) != at)) {
+        NEXT(funlockfile)(at);
+        return EBUSY;
+    }
+    return result;
+}
+
+TWIN(_IO_ftrylockfile, ftrylockfile);
+
+void funlockfile(FILE *stream)
+{
+    NEXT(funlockfile)(serving(stream));
+}
+
+TWIN(_IO_funlockfile, funlockfile);
+
+SERVE(int, setvbuf, (FILE *stream, char *buffer, int mode, size_t size), (at, buffer, mode, size))
+TWIN(_IO_setvbuf, setvbuf);
+SERVE_VOID(setbuf, (FILE *stream, char *buffer), (at, buffer))
+SERVE_VOID(setbuffer, (FILE *stream, char *buffer, size_t size), (at, buffer, size))
+TWIN(_IO_setbuffer, setbuffer);
+SERVE_VOID(setlinebuf, (FILE *stream), (at))
+
+SERVE(int, fseek, (FILE *stream, long offset, int whence), (at, offset, whence))
+SERVE(int, fseeko, (FILE *stream, off_t offset, int whence), (at, offset, whence))
+SERVE(int, fseeko64, (FILE *stream, off64_t offset, int whence), (at, offset, whence))
+SERVE(long, ftell, (FILE *stream), (at))
+TWIN(_IO_ftell, ftell);
+SERVE(off_t, ftello, (FILE *stream), (at))
+SERVE(off64_t, ftello64, (FILE *stream), (at))
+SERVE_VOID(rewind, (FILE *stream), (at))
+SERVE(int, fgetpos, (FILE *stream, fpos_t *position), (at, position))
+TWIN(_IO_fgetpos, fgetpos);
+SERVE(int, fgetpos64, (FILE *stream, fpos64_t *position), (at, position))
+TWIN(_IO_fgetpos64, fgetpos64);
+SERVE(int, fsetpos, (FILE *stream, const fpos_t *position), (at, position))
+TWIN(_IO_fsetpos, fsetpos);
+SERVE(int, fsetpos64, (FILE *stream, const fpos64_t *position), (at, position))
+TWIN(_IO_fsetpos64, fsetpos64);
+
+SERVE(int, feof, (FILE *stream), (at))
+TWIN(_IO_feof, feof);
+SERVE(int, feof_unlocked, (FILE *stream), (at))
+SERVE(int, ferror, (FILE *stream), (at))
+TWIN(_IO_ferror, ferror);
+SERVE(int, ferror_unlocked, (FILE *stream), (at))
+SERVE_VOID(clearerr, (FILE *stream), (at))
+SERVE_VOID(clearerr_unlocked, (FILE *stream), (at))
+
+SERVE(size_t, __fbufsize, (FILE *stream), (at))
+SERVE(int, __flbf, (FILE *stream), (at))
+SERVE(size_t, __fpending, (FILE *stream), (at))
+SERVE_VOID(__fpurge, (FILE *stream), (at))
+SERVE(int, __freadable, (FILE *stream), (at))
+SERVE(int, __freading, (FILE *stream), (at))
+SERVE(int, __fsetlocking, (FILE *stream, int type), (at, type))
+SERVE(int, __fwritable, (FILE *stream), (at))
+SERVE(int, __fwriting, (FILE *stream), (at))

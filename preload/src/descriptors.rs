@@ -1,8 +1,7 @@
 //! What becomes of a connection when its number is closed, duplicated or given out again.
 
-use core::ffi::{c_int, c_void};
+use core::ffi::c_int;
 
-use rustix::io::Errno;
 use uktls::capi;
 use uktls::capi::guard::{guard, guard_infallible};
 use uktls::error::Error;
@@ -22,27 +21,6 @@ pub extern "C" fn uktls_preload_shutdown(fd: c_int, how: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_close(fd: c_int) -> c_int {
     capi::uktls_close(fd)
-}
-
-/// Lets `closing` close the TLS socket `fd`; returns what it returns.
-///
-/// # Safety
-/// `closing` can be called with `closure`, and closes `fd` by the kernel unless it fails with -1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn uktls_preload_close_by(
-    fd: c_int,
-    closing: unsafe extern "C" fn(*mut c_void) -> c_int,
-    closure: *mut c_void,
-) -> c_int {
-    guard(fd, || {
-        registry::close_by(fd, || {
-            // SAFETY: our caller's promise.
-            match unsafe { closing(closure) } {
-                -1 => Err(last_error()),
-                result => Ok(result),
-            }
-        })
-    })
 }
 
 /// What a call by a marked number does (`WAY_PLAIN` to `WAY_REFUSED` of `interpose.h`), or -1.
@@ -117,6 +95,12 @@ pub extern "C" fn uktls_preload_is_here(fd: c_int) -> bool {
     guard_infallible(true, || {
         !process::uktls_preload_in_vfork() || registry::is_same(fd)
     })
+}
+
+/// Whether the number is another socket's by system calls that no library sees.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_has_been_replaced(fd: c_int) -> bool {
+    guard_infallible(false, || registry::has_been_replaced(fd))
 }
 
 /// The kernel has just given the number out anew.
@@ -199,9 +183,4 @@ pub extern "C" fn uktls_preload_before_fork() {
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_after_fork() {
     guard_infallible((), registry::after_fork);
-}
-
-fn last_error() -> Error {
-    let errno = std::io::Error::last_os_error().raw_os_error();
-    Error::Os(Errno::from_raw_os_error(errno.unwrap_or(libc::EIO)))
 }

@@ -10,6 +10,7 @@ mod memory;
 mod options;
 mod process;
 mod ready;
+mod streams;
 mod transfer;
 
 /// [`uktls::sys::marks`] for the C part, whose look must not cost a call.

@@ -110,7 +110,7 @@ fn reason(decline: c_int) -> Option<(&'static Counter, &'static str)> {
         )),
         _ => Some((
             &STATS.declined_stream,
-            "the C library has a stream for it (fdopen)",
+            "it is standard error, where the C library writes by itself",
         )),
     }
 }

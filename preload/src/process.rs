@@ -6,26 +6,42 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use uktls::capi::guard::guard_infallible;
-use uktls::sys::in_flight;
+use uktls::sys::{family, in_flight, streams};
 use uktls::{fork, registry, stats};
 
 /// The library has just been loaded. The settings are read before the program changes its environment
 /// (nginx does) or its user.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_start() {
-    registry::see_all();
-    in_flight::set_own(uktls_own_slot);
+    prepare();
     guard_infallible((), || stats::open_file_early(&registry::config()));
-    guard_infallible((), registry::reserve);
+    guard_infallible((), registry::look_at_inherited);
+}
+
+/// Before the first socket has keys, which may be in the constructor of another library.
+fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        registry::see_all();
+        in_flight::set_own(uktls_own_slot);
+        streams::set(streams::Hooks {
+            leave: uktls_leave_number,
+            back: uktls_streams_return,
+        });
+        guard_infallible((), family::map);
+    });
 }
 
 unsafe extern "C" {
     safe fn uktls_own_slot() -> *const in_flight::Slot;
+    safe fn uktls_leave_number(fd: c_int) -> c_int;
+    safe fn uktls_streams_return(fd: c_int);
 }
 
 /// Remembers which process this is, before it has its first connection.
 pub(crate) fn remember() {
     static ONCE: Once = Once::new();
+    prepare();
     ONCE.call_once(|| {
         note_pid();
         // SAFETY: a plain function of a library that is never unloaded.

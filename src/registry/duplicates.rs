@@ -43,19 +43,6 @@ pub fn replace(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
     put_over(old, new, flags)
 }
 
-/// Lets `closing` close the number `fd` of a TLS socket behind our back, as the C library does: first a descriptor that
-/// nothing can be written to takes its place.
-///
-/// # Errors
-/// `EMFILE`; those of `closing`.
-pub fn close_by<T>(fd: RawFd, closing: impl FnOnce() -> Result<T>) -> Result<T> {
-    let place = net::placeholder(None).map_err(Error::Os)?;
-    let put = put_over(place, fd, libc::O_CLOEXEC);
-    let _ = net::close(place);
-    put?;
-    closing()
-}
-
 fn put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
     let mut round = 0;
     loop {
@@ -72,15 +59,14 @@ fn put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
 /// [`put_over`], unless another thread changes what `old` means at this moment ([`Error::Changed`]).
 fn try_put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
     let mut kept = keep(new);
+    let is_tls = is_ours(old);
+    let streams = match is_tls {
+        true => Some(Streams::leave(new)?),
+        false => None,
+    };
     let mut change = NUMBERS.begin(new)?;
     change.wait_out()?;
-    let mut are_streams_off = false;
-    loop {
-        let is_tls = is_ours(old);
-        if is_tls && !are_streams_off {
-            streams::leave(new).map_err(Error::Os)?;
-            are_streams_off = true;
-        }
+    {
         let flags = if is_tls { libc::O_CLOEXEC } else { flags };
         let spare = kept.as_ref().map_or(-1, AsRawFd::as_raw_fd);
         let result = change.take_after(old, is_tls, |mine, other| {
@@ -94,26 +80,38 @@ fn try_put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
                 Error::Os(errno)
             })
         });
-        match result {
-            // It has become one meanwhile.
-            Err(Error::WouldBlock) => continue,
-            Err(error) => {
-                drop(change);
-                if are_streams_off && !is_ours(new) {
-                    streams::back(new);
-                }
-                return Err(error);
-            }
-            Ok((_, left)) => {
-                drop(change);
-                if !is_tls {
-                    streams::back(new);
-                }
-                if let Some(left) = left.filter(|left| left.other.is_none()) {
-                    end(&left.socket, kept.take());
-                }
-                return Ok(new);
-            }
+        drop(change);
+        let (_, left) = result?;
+        match streams {
+            Some(streams) => streams.stay_off(),
+            None => streams::back(new),
+        }
+        if let Some(left) = left.filter(|left| left.other.is_none()) {
+            end(&left.socket, kept.take());
+        }
+        Ok(new)
+    }
+}
+
+/// The streams of the C library are off a number that is about to become a TLS socket's. Dropped, they are on it again.
+struct Streams(Option<RawFd>);
+
+impl Streams {
+    fn leave(fd: RawFd) -> Result<Streams> {
+        streams::leave(fd).map_err(Error::Os)?;
+        Ok(Streams(Some(fd)))
+    }
+
+    fn stay_off(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        // A number that was a TLS socket's before still is.
+        if let Some(fd) = self.0.filter(|fd| !is_ours(*fd)) {
+            streams::back(fd);
         }
     }
 }

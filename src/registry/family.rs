@@ -11,11 +11,14 @@ use crate::sys::net::Linux;
 use crate::sys::{family, fork_guard, identity, in_flight, marks};
 use crate::tx::{Connection, Shared, Waker};
 
-/// The library has been loaded: prepares what must be there before the first fork, and looks at the descriptors that
-/// the program was started with.
-pub fn reserve() {
-    family::map();
-    twins::for_each_open_below(INHERITED, came);
+/// The library has been loaded: looks at the descriptors that the program was started with.
+pub fn look_at_inherited() {
+    twins::for_each_open_below(INHERITED, |fd| {
+        // The constructor of another library may have been here.
+        if marks::get(fd) == marks::PLAIN {
+            came(fd);
+        }
+    });
 }
 
 /// The process is about to fork, or may have: numbers that no other process had are such that one may have.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::numbers::{Attaching, OfSocket};
-use super::{Direction, NUMBERS, Socket, publish, twins, world};
+use super::{Direction, NUMBERS, Socket, is_ours, publish, twins, world};
 use crate::aead::TrafficKeys;
 use crate::error::{Error, Result};
 use crate::sys::family::Claim;
@@ -90,7 +90,9 @@ fn set_keys_of(
             Err(Error::NoTls) if keys.is_some() => {}
             Err(error) => {
                 if is_new {
-                    NUMBERS.withdraw(socket.identity(), |socket| socket.is_bare());
+                    for fd in NUMBERS.withdraw(socket.identity(), |socket| socket.is_bare()) {
+                        streams::back(fd);
+                    }
                 }
                 return Err(error);
             }
@@ -146,10 +148,17 @@ impl Attaching for Kernel {
     }
 
     fn prepare(&self, fd: RawFd) -> Result<()> {
-        streams::leave(fd).map_err(Error::Os)
+        streams::leave(fd).map_err(|errno| match errno {
+            // The C library's own number: as from a kernel without TLS.
+            Errno::OPNOTSUPP => Error::Os(Errno::NOPROTOOPT),
+            errno => Error::Os(errno),
+        })
     }
 
     fn undo(&self, fd: RawFd) {
-        streams::back(fd);
+        // A number that was a TLS socket's before still is.
+        if !is_ours(fd) {
+            streams::back(fd);
+        }
     }
 }

@@ -33,7 +33,7 @@ use crate::sync::slot::Loaded;
 use crate::sys::in_flight::Noted;
 use crate::sys::net::Linux;
 use crate::sys::signals::Blocked;
-use crate::sys::{fork_guard, identity, marks};
+use crate::sys::{fork_guard, identity, marks, net};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
@@ -42,9 +42,9 @@ use world::Process as World;
 
 pub use closing::close;
 pub use drain::{drain_all, stalled};
-pub use duplicates::{came, came_over, close_by, duplicate, fresh, passed, replace};
+pub use duplicates::{came, came_over, duplicate, fresh, passed, replace};
 pub(crate) use family::{adopt_in_child, share_all};
-pub use family::{after_fork, before_fork, reserve};
+pub use family::{after_fork, before_fork, look_at_inherited};
 pub use keys::{attach_tcp, set_keys};
 pub use poll::poll;
 pub(crate) use publish::reset_in_child as forget_published;
@@ -83,7 +83,7 @@ pub fn with<T>(fd: RawFd, mut body: impl FnMut(&Arc<Socket>) -> Result<T>) -> Re
         let found = entry(fd)?;
         match body(found.get()?) {
             Err(Error::Changed) => {}
-            Err(Error::Os(Errno::BADF)) if !found.is_still(fd) => {}
+            Err(Error::Os(Errno::BADF | Errno::NOTSOCK)) if !found.is_still(fd) => {}
             result => return result,
         }
     }
@@ -127,12 +127,16 @@ impl Found {
             .expect("`find` returns none but full guards")
     }
 
-    /// Whether `fd` still is a number of this socket.
+    /// Whether `fd` still is a number of this socket. What system calls that no library sees have made of it is
+    /// noticed here, and nowhere else.
     fn is_still(&self, fd: RawFd) -> bool {
         match NUMBERS.find(fd) {
-            Ok(now) => now
-                .as_ref()
-                .is_some_and(|now| Arc::ptr_eq(now, self.socket())),
+            Ok(now) => {
+                let is_known = now
+                    .as_ref()
+                    .is_some_and(|now| Arc::ptr_eq(now, self.socket()));
+                is_known && !has_been_replaced(fd)
+            }
             // Nothing else to try it with.
             Err(error) => error != Error::NoTls,
         }
@@ -153,6 +157,16 @@ pub fn is_same(fd: RawFd) -> bool {
             .as_ref()
             .is_some_and(|socket| identity::of(fd) == Some(socket.identity()))
     })
+}
+
+/// Whether system calls that no library sees have closed the TLS socket `fd` and given the number out again. It is a plain
+/// one then.
+pub fn has_been_replaced(fd: RawFd) -> bool {
+    if is_same(fd) || net::is_open(fd).is_err() || fork_guard::is_child_of_vfork() {
+        return false;
+    }
+    fresh(fd, marks::PLAIN);
+    true
 }
 
 /// What a call does with a number that is no plain one.
@@ -177,6 +191,11 @@ pub fn way(fd: RawFd, writes: bool) -> Result<Way> {
     let served = if writes { marks::TX } else { marks::TLS };
     Ok(match mark {
         mark if mark & served != 0 => Way::Served,
+        // A number that the C library has closed by itself may be something else by now.
+        mark if mark & marks::REFUSED != 0 && identity::is_signed(fd) == Ok(false) => {
+            fresh(fd, marks::PLAIN);
+            Way::Plain
+        }
         mark if mark & marks::REFUSED != 0 => Way::Refused,
         mark if mark & marks::WATCHED != 0 => Way::Watched,
         _ => Way::Plain,
@@ -232,7 +251,7 @@ pub(crate) struct Held {
 pub(crate) fn hold() -> Held {
     let quiet = Blocked::new();
     Held {
-        table: NUMBERS.hold(),
+        table: NUMBERS.lock_table(),
         lingering: lingering(),
         _quiet: quiet,
     }

@@ -299,11 +299,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
         search: bool,
         kernel: &dyn Attaching,
     ) -> Result<(Vec<Change<'_, S, W>>, bool)> {
-        let first = self.begin(fd)?;
-        first.wait_out()?;
-        if !kernel.is_of(fd) {
-            return Err(Error::Os(Errno::BADF));
-        }
+        let first = self.hold(fd, kernel)?.ok_or(Error::Os(Errno::BADF))?;
         let is_sole = first.before & SOLE != 0 && known.iter().all(|number| *number == fd);
         let mut numbers = known.to_vec();
         if search && !is_sole {
@@ -314,20 +310,47 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
         }
         let mut held = vec![first];
         for twin in numbers.into_iter().filter(|twin| *twin != fd) {
-            let change = self.begin(twin)?;
-            change.wait_out()?;
-            // It may have become something else since it was found.
-            if kernel.is_of(twin) {
-                held.push(change);
-            }
-        }
-        for (at, change) in held.iter().enumerate() {
-            if let Err(error) = kernel.prepare(change.fd) {
-                held[..at].iter().for_each(|change| kernel.undo(change.fd));
-                return Err(error);
+            match self.hold(twin, kernel) {
+                // It may have become something else since it was found.
+                Ok(change) => held.extend(change),
+                Err(error) => {
+                    Self::let_go(held, kernel);
+                    return Err(error);
+                }
             }
         }
         Ok((held, is_sole))
+    }
+
+    /// A change of a number that nobody is between mark and kernel with; `None` if it is none of the socket's.
+    fn hold(&self, fd: RawFd, kernel: &dyn Attaching) -> Result<Option<Change<'_, S, W>>> {
+        // Before the number is busy: a call that is inside a stream would wait for that, and this for the stream.
+        kernel.prepare(fd)?;
+        let held = self.begin(fd).and_then(|change| {
+            change.wait_out()?;
+            Ok(change)
+        });
+        match held {
+            Ok(change) if kernel.is_of(fd) => Ok(Some(change)),
+            Ok(change) => {
+                drop(change);
+                kernel.undo(fd);
+                Ok(None)
+            }
+            Err(error) => {
+                kernel.undo(fd);
+                Err(error)
+            }
+        }
+    }
+
+    /// The numbers mean what they did.
+    fn let_go(held: Vec<Change<'_, S, W>>, kernel: &dyn Attaching) {
+        for change in held {
+            let fd = change.fd;
+            drop(change);
+            kernel.undo(fd);
+        }
     }
 
     /// `fd` is another number of the TLS socket `identity`.
@@ -344,28 +367,24 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
         loop {
             // Whoever makes the socket's state may be about to mark this very number, so it is waited for without
             // holding the number.
-            let inner = self.lock_unchanged(identity)?;
-            let known = inner.sockets.get(&identity).ok_or(Error::NoTls)?;
-            let seals = known.socket.marks() & TX != 0;
-            drop(inner);
-            let change = self.begin(fd)?;
-            if seals {
-                change.wait_out()?;
-            }
-            if !kernel.is_of(fd) {
+            if !self
+                .lock_unchanged(identity)?
+                .sockets
+                .contains_key(&identity)
+            {
                 return Err(Error::NoTls);
             }
-            kernel.prepare(fd)?;
+            let change = self.hold(fd, kernel)?.ok_or(Error::NoTls)?;
             let mut inner = lock(&self.inner);
             match inner.sockets.get(&identity) {
-                Some(known) if known.changer == 0 && (seals || known.socket.marks() & TX == 0) => {
+                Some(known) if known.changer == 0 => {
                     let socket = Arc::clone(&known.socket);
                     change.mark_tls(&mut inner, &socket);
                     return Ok(socket);
                 }
                 _ => {
                     drop(inner);
-                    kernel.undo(fd);
+                    Self::let_go(vec![change], kernel);
                 }
             }
         }
@@ -497,7 +516,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
     }
 
     /// The lock of the table, to keep it as it is over a fork.
-    pub(crate) fn hold(&self) -> MutexGuard<'_, Inner<S>> {
+    pub(crate) fn lock_table(&self) -> MutexGuard<'_, Inner<S>> {
         lock(&self.inner)
     }
 
@@ -696,9 +715,9 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
     /// step. `kernel` is told of which TLS socket the number was, and of another number of that. Returns that too.
     ///
     /// # Errors
-    /// What `kernel` fails with; [`Error::WouldBlock`] if `old` has become a TLS socket's and the caller has `expected`
-    /// no such thing. Then nothing has changed, and the change goes on. [`Error::Changed`] if what `old` means is being
-    /// changed: the caller ends the change, gives way, and begins again.
+    /// What `kernel` fails with; [`Error::Changed`] if what `old` means is being changed, or it has become a TLS socket's
+    /// and the caller has `expected` no such thing: the caller ends the change, gives way, and begins again. Nothing
+    /// has changed then.
     #[allow(clippy::type_complexity)]
     pub(crate) fn take_after<T>(
         &mut self,
@@ -718,7 +737,7 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
             }
         }
         if of_old.is_some() && !expected {
-            return Err(Error::WouldBlock);
+            return Err(Error::Changed);
         }
         let mine = numbers.of(self.fd);
         let other = mine.as_ref().and_then(|socket| {

@@ -6,7 +6,7 @@
 //! is also right in a child that came by a raw `clone`, behind the back of `pthread_atfork`.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -22,12 +22,25 @@ pub fn epoch() -> u64 {
             // `LAST` was copied by the fork, so it counts on from the parent's value.
             let next = LAST.fetch_add(1, Ordering::AcqRel) + 1;
             match cell.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => next,
+                Ok(_) => {
+                    PROCESS.store(own_process(), Ordering::Relaxed);
+                    next
+                }
                 Err(other) => other,
             }
         }
         epoch => epoch,
     }
+}
+
+/// Whether this is the child of a `vfork(2)`: it has its parent's memory, but descriptors of its own.
+pub fn is_child_of_vfork() -> bool {
+    epoch();
+    PROCESS.load(Ordering::Relaxed) != own_process()
+}
+
+fn own_process() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// Begins a new epoch: called in the child by the fork handler, also where the kernel knows no
@@ -85,6 +98,8 @@ impl Page {
 static PAGE: OnceLock<Page> = OnceLock::new();
 static FALLBACK: AtomicU64 = AtomicU64::new(0);
 static LAST: AtomicU64 = AtomicU64::new(0);
+/// The process of the present epoch.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 #[cfg(all(test, not(loom), not(miri)))]
 mod tests {

@@ -28,7 +28,7 @@ pub mod secret;
 pub mod segment;
 pub mod shared;
 pub mod signals;
-pub mod streams;
 pub mod steps;
+pub mod streams;
 pub mod thread;
 pub mod user_memory;

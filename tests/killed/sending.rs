@@ -323,7 +323,7 @@ const WORKS: &[(&[Call], &[Call])] = &[
 ];
 
 /// The steps at which some work can be cut off: that the hooks are there.
-const FEWEST: u64 = 15;
+const FEWEST: u64 = 12;
 
 fn at_each_step(kind: Kind) {
     let _alone = alone();
