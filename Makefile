@@ -36,7 +36,7 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-conformance conformance miri asan tsan \
+	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-campaign test-campaign-short test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
@@ -52,6 +52,7 @@ help:
 	@echo 'make test-programs  nginx, PostgreSQL and others over the preload library; installs them'
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make test-walks    the same with random calls'
+	@echo 'make test-campaign  every way by which bytes can reach a TLS socket; a quarter of an hour'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
 	@echo 'make bench-accelerator  throughput over an accelerator, by records in flight'
@@ -224,6 +225,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-accelerator
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-preload
+	@$(MAKE) --no-print-directory test-campaign-short
 	@$(MAKE) --no-print-directory test-interop
 	@$(MAKE) --no-print-directory test-selftest
 	$(STAGED) tests/programs/run.sh uktls nginx accelerator openssl python rustls
@@ -315,6 +317,20 @@ test-walks:
 	scripts/install-deps.sh referee
 	@$(MAKE) --no-print-directory stage
 	$(STAGED) tests/referee/walk.sh
+
+# Every way by which bytes can reach a TLS socket, and what of them is on the wire: a quarter of an hour on two
+# cores. ARGS='--seed N' repeats a run, ARGS="--only 'write dup* before * *'" takes some of the cells.
+test-campaign:
+	scripts/install-deps.sh test
+	@$(MAKE) --no-print-directory stage
+	@$(MAKE) --no-print-directory -C tests/campaign check LIBDIR=$(STAGE)/lib \
+	  ARGS="--table $(CURDIR)/$(BUILD)/campaign/cells.tsv $(ARGS)"
+
+# A sample of the cells, by a seed that is printed. Wants `make stage` first; `make test` sees to it.
+CAMPAIGN_CELLS ?= 3000
+test-campaign-short:
+	@$(MAKE) --no-print-directory -C tests/campaign check LIBDIR=$(STAGE)/lib \
+	  ARGS="--table $(CURDIR)/$(BUILD)/campaign/sample.tsv --cells $(CAMPAIGN_CELLS) $(ARGS)"
 
 lint: deps
 	$(CARGO) fmt --all --check
