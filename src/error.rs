@@ -26,6 +26,8 @@ pub enum Error {
     /// The descriptor has come to be another socket's, or its socket has got keys: the call looks again. Goes no
     /// further than the registry.
     Changed,
+    /// The socket was closed before the call began: the descriptor may be another's by now, and the call looks again.
+    Closed,
     /// The option number is unknown at this level.
     UnknownOption,
     /// Keys of this direction are already set and cannot be replaced.
@@ -70,7 +72,7 @@ impl Error {
             Error::FlagNotSupported => Errno::OPNOTSUPP,
             // A SOL_TLS option on a socket without the ULP (ATT-14).
             Error::NoTls => Errno::NOPROTOOPT,
-            Error::Changed => Errno::BADF,
+            Error::Changed | Error::Closed => Errno::BADF,
             // tls_main.c: do_tls_setsockopt (ATT-15).
             Error::UnknownOption => Errno::NOPROTOOPT,
             // tls_main.c: a second key before rekey; getsockopt without keys (CI-3, CI-11).

@@ -32,8 +32,10 @@ void uktls_numbers_came(const struct msghdr *msg)
 int pidfd_getfd(int pidfd, int target, unsigned flags);
 int pidfd_getfd(int pidfd, int target, unsigned flags)
 {
-    int fd = NEXT(pidfd_getfd)(pidfd, target, flags);
+    int fd;
 
+    uktls_preload_forget_sole();
+    fd = NEXT(pidfd_getfd)(pidfd, target, flags);
     if (fd >= 0)
         uktls_number_came(fd);
     return fd;

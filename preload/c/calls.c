@@ -124,11 +124,12 @@ void uktls_find_way(struct noted *call, int fd, bool writes)
             errno = saved;
             return;
         }
-        if (mark & MARK_WATCHED && !(mark & (MARK_BUSY | (writes ? MARK_TX : MARK_TLS) | MARK_REFUSED))) {
+        if (mark & MARK_WATCHED && !(mark & (MARK_BUSY | MARK_TX | MARK_REFUSED))) {
             int cell = uktls_preload_watch(fd);
 
             if (cell != -1) {
-                call->way = WAY_WATCHED;
+                /* A socket without keys that is one of ours by its ULP only. */
+                call->way = !writes && mark & MARK_TLS ? WAY_SERVED : WAY_WATCHED;
                 call->cell = cell;
                 if (!writes && cell != NO_CELL)
                     /* A read that sleeps keeps nobody from setting keys. */

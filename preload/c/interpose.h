@@ -251,6 +251,8 @@ void uktls_preload_give_slot(struct uktls_slot *slot);
 void uktls_preload_unnoted(int change);
 void uktls_preload_before_fork(void);
 void uktls_preload_after_fork(void);
+/* Another program may come to sockets of this process, or a number that is not seen. */
+void uktls_preload_forget_sole(void);
 void uktls_preload_start(void);
 /* Whether there was one in this process. */
 bool uktls_preload_had_connections(void);

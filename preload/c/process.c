@@ -1,4 +1,5 @@
 /* The end of a process, and of its program: what was accepted goes out first (design rule 3). */
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -135,6 +136,60 @@ int execle(const char *path, const char *first, ...)
 
     COLLECT(first, environment = va_arg(list_, char *const *););
     return execve(path, arguments, environment);
+}
+
+/* The program that these start may have sockets of this process. If it gets keys there, or this one, the other is told by
+ * the sign on the socket; so none is known to be this process's alone. */
+int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,
+                char *const arguments[], char *const environment[])
+{
+    uktls_preload_forget_sole();
+    return NEXT(posix_spawn)(pid, path, actions, attributes, arguments, environment);
+}
+
+int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[])
+{
+    uktls_preload_forget_sole();
+    return NEXT(posix_spawnp)(pid, file, actions, attributes, arguments, environment);
+}
+
+int system(const char *command)
+{
+    uktls_preload_forget_sole();
+    return NEXT(system)(command);
+}
+
+/* Before the vfork of vfork.S; returns the next one. */
+void *uktls_before_vfork(void);
+void *uktls_before_vfork(void)
+{
+    if (!uktls_preload_in_vfork())
+        uktls_preload_forget_sole();
+    return next_of(NEXT_vfork);
+}
+
+/* Runs no handlers (pthread_atfork): the child has the marks of its parent, and is refused its connections. */
+pid_t _Fork(void);
+pid_t _Fork(void)
+{
+    uktls_before_raw_fork();
+    return NEXT(_Fork)();
+}
+
+int clone(int (*body)(void *), void *stack, int flags, void *argument, ...)
+{
+    va_list list;
+    void *parent, *area, *child;
+
+    va_start(list, argument);
+    parent = va_arg(list, void *);
+    area = va_arg(list, void *);
+    child = va_arg(list, void *);
+    va_end(list);
+    if (!(flags & CLONE_VM))
+        uktls_before_raw_fork();
+    return NEXT(clone)(body, stack, flags, argument, parent, area, child);
 }
 
 /* Its dup2 is one of the C library's own, and takes the flag off by which a TLS socket is closed to the next

@@ -41,6 +41,7 @@ FILE *tmpfile64(void)
 
 FILE *popen(const char *command, const char *mode)
 {
+    uktls_preload_forget_sole();
     return uktls_stream_opened(NEXT(popen)(command, mode));
 }
 

@@ -331,6 +331,7 @@ static bool number(struct call *call)
             uktls_fresh((int)uktls_next_syscall(SYS_accept4, call->a[0], call->a[1], call->a[2], call->a[3]), SOCK_STREAM);
         return true;
     case SYS_pidfd_getfd:
+        uktls_preload_forget_sole();
         call->result = uktls_next_syscall(SYS_pidfd_getfd, call->a[0], call->a[1], call->a[2]);
         if (call->result >= 0)
             uktls_number_came((int)call->result);

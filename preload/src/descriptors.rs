@@ -179,6 +179,13 @@ pub extern "C" fn uktls_preload_before_fork() {
     guard_infallible((), registry::before_fork);
 }
 
+/// Another program, or a number that is not seen, may come to sockets of this process: none is known to have one number
+/// only.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_forget_sole() {
+    guard_infallible((), registry::forget_sole);
+}
+
 /// In the child of a fork.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_after_fork() {

@@ -38,6 +38,20 @@ pub fn before_fork() {
     }
 }
 
+/// Somebody may have got numbers of this process's sockets, in a way that does not tell of which: what was `SOLE` is not.
+pub fn forget_sole() {
+    for fd in 0..HIGHEST.load(Ordering::Relaxed) {
+        let Some(place) = marks::mark(fd as RawFd) else {
+            break;
+        };
+        if place.load(Ordering::Relaxed) & marks::SOLE != 0 {
+            // In this order: it is never neither.
+            place.fetch_or(marks::TWIN, Ordering::AcqRel);
+            place.fetch_and(!marks::SOLE, Ordering::AcqRel);
+        }
+    }
+}
+
 /// In the child: threads of the parent have no calls here.
 pub fn after_fork() {
     in_flight::TABLE.keep_only(in_flight::own());

@@ -44,7 +44,7 @@ pub use closing::close;
 pub use drain::{drain_all, stalled};
 pub use duplicates::{came, came_over, duplicate, fresh, passed, replace};
 pub(crate) use family::{adopt_in_child, share_all};
-pub use family::{after_fork, before_fork, look_at_inherited};
+pub use family::{after_fork, before_fork, forget_sole, look_at_inherited};
 pub use keys::{attach_tcp, set_keys};
 pub use poll::poll;
 pub(crate) use publish::reset_in_child as forget_published;
@@ -83,7 +83,7 @@ pub fn with<T>(fd: RawFd, mut body: impl FnMut(&Arc<Socket>) -> Result<T>) -> Re
         let found = entry(fd)?;
         match body(found.get()?) {
             Err(Error::Changed) => {}
-            Err(Error::Os(Errno::BADF | Errno::NOTSOCK)) if !found.is_still(fd) => {}
+            Err(Error::Closed | Error::Os(Errno::NOTSOCK)) if !found.is_still(fd) => {}
             result => return result,
         }
     }
@@ -190,13 +190,13 @@ pub fn way(fd: RawFd, writes: bool) -> Result<Way> {
     let mark = NUMBERS.settle(fd)?;
     let served = if writes { marks::TX } else { marks::TLS };
     Ok(match mark {
-        mark if mark & served != 0 => Way::Served,
         // A number that the C library has closed by itself may be something else by now.
         mark if mark & marks::REFUSED != 0 && identity::is_signed(fd) == Ok(false) => {
             fresh(fd, marks::PLAIN);
             Way::Plain
         }
         mark if mark & marks::REFUSED != 0 => Way::Refused,
+        mark if mark & served != 0 => Way::Served,
         mark if mark & marks::WATCHED != 0 => Way::Watched,
         _ => Way::Plain,
     })

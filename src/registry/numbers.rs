@@ -418,7 +418,12 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
         // A number that is being changed is let go by its change, which finds no entry.
         for fd in &numbers {
             if !inner.changes.iter().any(|running| running.fd == *fd) {
-                self.unmark(*fd, TWIN);
+                let mark = self
+                    .world
+                    .mark(*fd)
+                    .map_or(PLAIN, |mark| mark.load(Ordering::Acquire));
+                let known = mark & (WATCHED | REFUSED);
+                self.unmark(*fd, if known == 0 { TWIN } else { known });
             }
         }
         inner.sockets.remove(&identity);
@@ -746,6 +751,13 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
         });
         let result = kernel(mine.as_ref(), other)?;
         let left = numbers.take_off(&mut inner, self.fd);
+        let known = numbers.world.mark(old).map_or(PLAIN, |mark| {
+            let before = mark.fetch_and(!SOLE, Ordering::AcqRel);
+            match before {
+                mark if mark & (SOLE | TWIN) != 0 => TWIN,
+                mark => mark & (WATCHED | REFUSED),
+            }
+        });
         match of_old {
             Some(socket) => {
                 let identity = socket.identity();
@@ -755,38 +767,32 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
                     numbers: Vec::new(),
                     changer: 0,
                 });
-                self.mark(&mut inner, &socket);
+                self.mark(&mut inner, &socket, known);
             }
             None => {
-                let mark = numbers.world.mark(old).map_or(PLAIN, |mark| {
-                    match mark.load(Ordering::Acquire) {
-                        mark if mark & (SOLE | TWIN) != 0 => TWIN,
-                        mark => mark & (WATCHED | REFUSED),
-                    }
-                });
-                self.end(&mut inner, Some((mark, None)));
+                self.end(&mut inner, Some((known, None)));
             }
         }
         Ok((result, left))
     }
 
     fn mark_tls(mut self, inner: &mut Inner<S>, socket: &Arc<S>) {
-        self.mark(inner, socket);
+        let known = self.before;
+        self.mark(inner, socket, known);
     }
 
-    fn mark(&mut self, inner: &mut Inner<S>, socket: &Arc<S>) {
+    /// `known`: how a number of the socket was marked, which counts as long as there are no keys.
+    fn mark(&mut self, inner: &mut Inner<S>, socket: &Arc<S>, known: u8) {
         let mut marks = socket.marks();
-        if let Some(known) = inner.sockets.get_mut(&socket.identity()) {
-            if !known.numbers.contains(&self.fd) {
-                known.numbers.push(self.fd);
+        let mut is_only = false;
+        if let Some(entry) = inner.sockets.get_mut(&socket.identity()) {
+            if !entry.numbers.contains(&self.fd) {
+                entry.numbers.push(self.fd);
             }
-            // As long as there are no keys, what is known of the number counts when they are set.
-            if known.numbers.len() == 1 {
-                marks |= self.before & SOLE;
-            }
+            is_only = entry.numbers.len() == 1;
         }
         if !socket.has_keys() {
-            marks |= self.before & WATCHED;
+            marks |= known & (WATCHED | REFUSED | if is_only { SOLE } else { 0 });
         }
         self.end(inner, Some((marks, Some(Arc::clone(socket)))));
     }

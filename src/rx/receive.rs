@@ -81,12 +81,15 @@ impl Receiver {
             peeked: 0,
             received,
         };
+        let mut has_waited = false;
         let result = loop {
             let found = match self.collect(&mut entered, out, &mut call) {
                 Ok(Stop::Needs(found)) if call.received.len < target => found,
                 Ok(_) => break Ok(()),
+                Err(Error::Os(rustix::io::Errno::BADF)) if !has_waited => break Err(Error::Closed),
                 Err(error) => break Err(error),
             };
+            has_waited = true;
             let holds = match (call.received.len, call.peeked) {
                 (0, 0) => Holds::Nothing,
                 (0, _) => Holds::Place,

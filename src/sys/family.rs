@@ -230,7 +230,7 @@ fn set_lock(fd: RawFd, kind: libc::c_int) -> Result<(), Errno> {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         // Beside the sign.
-        l_start: 0x756b_746c_74,
+        l_start: 0x75_6b74_6c74,
         l_len: 1,
         l_pid: 0,
     };

@@ -78,7 +78,7 @@ fn lock(kind: libc::c_int) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0x756b_746c_73,
+        l_start: 0x75_6b74_6c73,
         l_len: 1,
         l_pid: 0,
     }

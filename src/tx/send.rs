@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
-use rustix::io::Errno;
-
 use super::ready_list::Head;
 use super::shared_calls::Rest;
 use super::source::Source;
@@ -187,8 +185,7 @@ impl Connection {
     /// A call's turn has come: whether there still is a socket, and what is known to be wrong with it.
     pub(super) fn begins(&self, flags: SendFlags) -> Result<()> {
         if self.fd() < 0 {
-            // Closed by another thread before the call began.
-            return Err(Error::Os(Errno::BADF));
+            return Err(Error::Closed);
         }
         signalled(flags, self.check())
     }
