@@ -78,9 +78,9 @@ static const char *hexadecimal(uintptr_t number, char room[2 * sizeof(number) + 
 void backtrace_symbols_fd(void *const *array, int size, int fd)
 {
     {
-        struct noted call __attribute__((cleanup(end_call)));
+        struct noted call __attribute__((cleanup(uktls_end_call)));
 
-        begin_out(&call, fd);
+        uktls_begin_out(&call, fd);
         if (LIKELY(call.way == WAY_PLAIN || call.way == WAY_WATCHED)) {
             NEXT(backtrace_symbols_fd)(array, size, fd);
             return;

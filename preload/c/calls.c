@@ -22,8 +22,7 @@ static void give_slot(void *slot)
     uktls_preload_give_slot(slot);
 }
 
-/* Before there is a second thread. */
-__attribute__((constructor(101))) static void make_key(void)
+void uktls_give_slots(void)
 {
     has_key = pthread_key_create(&at_end, give_slot) == 0;
 }
@@ -52,66 +51,75 @@ static struct uktls_slot *slot_of_thread(void)
 static void drop_left_calls(struct uktls_slot *slot, char *frame)
 {
     stack_t other = {.ss_flags = SS_DISABLE};
-    unsigned depth = atomic_load_explicit(&slot->depth, memory_order_relaxed);
     char *begin, *end;
 
-    if (depth > CALLS)
-        depth = CALLS;
     sigaltstack(NULL, &other);
     begin = other.ss_flags & SS_DISABLE ? NULL : other.ss_sp;
     end = begin == NULL ? NULL : begin + other.ss_size;
-    while (depth > 0) {
-        char *left = atomic_load_explicit(&slot->frames[depth - 1], memory_order_relaxed);
+    for (unsigned at = 0; at < CALLS; at++) {
+        char *left = atomic_load_explicit(&slot->frames[at], memory_order_relaxed);
         bool was_there = left >= begin && left < end, is_there = frame >= begin && frame < end;
 
-        if (was_there == is_there ? left >= frame : !was_there)
-            break;
-        depth--;
-        atomic_store_explicit(&slot->numbers[depth], 0, memory_order_release);
+        if (was_there == is_there ? left < frame : was_there)
+            atomic_store_explicit(&slot->numbers[at], 0, memory_order_release);
     }
-    atomic_store_explicit(&slot->depth, depth, memory_order_relaxed);
 }
 
-void uktls_note_slowly(struct noted *call, int fd)
+static unsigned free_note(struct uktls_slot *slot)
+{
+    for (unsigned at = 0; at < CALLS; at++)
+        if (atomic_load_explicit(&slot->numbers[at], memory_order_relaxed) == 0)
+            return at;
+    return CALLS;
+}
+
+void uktls_note_call(struct noted *call, int fd)
 {
     struct uktls_slot *slot = slot_of_thread();
     char *frame = __builtin_frame_address(0);
-    unsigned at;
 
-    call->slot = NULL;
-    call->at = 0;
-    if (slot != NULL && atomic_load_explicit(&slot->depth, memory_order_relaxed) != 0)
+    *call = (struct noted){.cell = NO_CELL, .way = WAY_PLAIN};
+    if (slot != NULL && atomic_load_explicit(&slot->numbers[0], memory_order_relaxed) != 0)
         drop_left_calls(slot, frame);
-    at = slot == NULL ? CALLS : atomic_load_explicit(&slot->depth, memory_order_relaxed);
-    if (at >= CALLS) {
-        call->at = 1;
-        uktls_preload_unnoted(1);
-    } else {
+    call->at = slot == NULL ? CALLS : free_note(slot);
+    if (call->at < CALLS) {
         call->slot = slot;
-        call->at = at;
-        atomic_store_explicit(&slot->depth, at + 1, memory_order_relaxed);
-        atomic_store_explicit(&slot->frames[at], frame, memory_order_relaxed);
-        atomic_store_explicit(&slot->numbers[at], fd + 1, memory_order_relaxed);
+        put_note(slot, call->at, fd);
+    } else {
+        uktls_preload_unnoted(1);
     }
     /* A slot that has just been taken may not be seen by a thread that finds itself alone, and so makes no barrier. */
     atomic_thread_fence(memory_order_seq_cst);
 }
 
-void uktls_end_unnoted(void)
+void uktls_end_note(struct noted *call)
 {
-    uktls_preload_unnoted(-1);
+    if (call->slot != NULL)
+        atomic_store_explicit(&call->slot->numbers[call->at], 0, memory_order_release);
+    else if (call->at == CALLS)
+        uktls_preload_unnoted(-1);
+    call->slot = NULL;
+    call->at = 0;
 }
 
-void uktls_end_watched(struct noted *call)
+static void end_watched(struct noted *call)
 {
     int saved = errno;
 
-    uktls_preload_unwatch(call->cell);
+    if (call->cell != NO_CELL)
+        uktls_preload_unwatch(call->cell);
     errno = saved;
     call->cell = NO_CELL;
 }
 
-void uktls_find_way(struct noted *call, int fd, bool writes)
+void uktls_end_call(struct noted *call)
+{
+    end_watched(call);
+    uktls_end_note(call);
+}
+
+/* With the call noted if it writes. */
+static void find_way(struct noted *call, int fd, bool writes)
 {
     int saved = errno;
 
@@ -131,15 +139,15 @@ void uktls_find_way(struct noted *call, int fd, bool writes)
                 /* A socket without keys that is one of ours by its ULP only. */
                 call->way = !writes && mark & MARK_TLS ? WAY_SERVED : WAY_WATCHED;
                 call->cell = cell;
-                if (!writes && cell != NO_CELL)
+                if (!writes)
                     /* A read that sleeps keeps nobody from setting keys. */
-                    uktls_end_watched(call);
+                    end_watched(call);
                 errno = saved;
                 return;
             }
             continue;
         }
-        end_note(call);
+        uktls_end_note(call);
         way = uktls_preload_way(fd, writes);
         if (way == WAY_SERVED && UNLIKELY(uktls_vfork_changed) && !uktls_preload_is_here(fd)) {
             call->way = WAY_PLAIN;
@@ -156,8 +164,20 @@ void uktls_find_way(struct noted *call, int fd, bool writes)
         }
         if (writes)
             /* The number may be changed again by now. */
-            note_call(call, fd);
+            uktls_note_call(call, fd);
     }
+}
+
+void uktls_begin_out(struct noted *call, int fd)
+{
+    uktls_note_call(call, fd);
+    find_way(call, fd, true);
+}
+
+void uktls_begin_in(struct noted *call, int fd)
+{
+    *call = (struct noted){.cell = NO_CELL, .way = WAY_PLAIN};
+    find_way(call, fd, false);
 }
 
 /* For uktls::sys::streams: 0 or an errno. */

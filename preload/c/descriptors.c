@@ -22,12 +22,12 @@ static void forget_mark(int fd, uint8_t mark)
 
 int uktls_close_by(int fd, int (*next)(int))
 {
-    struct noted call __attribute__((cleanup(end_call)));
+    struct noted call __attribute__((cleanup(uktls_end_call)));
     uint8_t mark;
     int result;
 
     /* Keys that are set by this number at this moment wait until it is closed, and find that. */
-    note_call(&call, fd);
+    uktls_note_call(&call, fd);
     mark = mark_of(fd);
     if (LIKELY(mark == 0))
         return next(fd);
@@ -39,7 +39,7 @@ int uktls_close_by(int fd, int (*next)(int))
             forget_mark(fd, mark);
         return result;
     }
-    end_note(&call);
+    uktls_end_note(&call);
     if (!(mark & MARK_OWN))
         return uktls_preload_close(fd);
     /* One of ours, which the program cannot have meant. */
@@ -49,6 +49,7 @@ int uktls_close_by(int fd, int (*next)(int))
 
 int close(int fd)
 {
+    FAST(fd, 0xff, RESOLVED(close)(fd));
     return uktls_close_by(fd, NEXT(close));
 }
 
@@ -99,7 +100,7 @@ static void follow(int old, int new_fd, uint8_t mark, struct noted *call)
     if (new_fd < 0 || LIKELY(!(mark | mark_of(new_fd))) || uktls_preload_in_vfork())
         return;
     uktls_preload_inherit(old, new_fd);
-    end_note(call);
+    uktls_end_note(call);
     uktls_preload_came_over(new_fd);
 }
 
@@ -126,12 +127,12 @@ int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...))
     bool is_dup = command < 0;
 
     for (;;) {
-        struct noted call __attribute__((cleanup(end_call)));
+        struct noted call __attribute__((cleanup(uktls_end_call)));
         uint8_t mark;
         int result;
 
         /* Who sets keys waits for this call, and then finds the duplicate. */
-        note_call(&call, old);
+        uktls_note_call(&call, old);
         mark = mark_of(old);
         if (LIKELY(!(mark & (MARK_TLS | MARK_BUSY)))) {
             make_twin(old, mark);
@@ -139,7 +140,7 @@ int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...))
             follow(old, result, mark, &call);
             return result;
         }
-        end_note(&call);
+        uktls_end_note(&call);
         if (uktls_preload_in_vfork())
             return place_in_vfork(-1, is_dup ? -1 : least);
         if (!is_dup && least < 0) {
@@ -165,11 +166,11 @@ int dup(int old)
 
 int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
 {
-    struct noted call __attribute__((cleanup(end_call)));
+    struct noted call __attribute__((cleanup(uktls_end_call)));
     uint8_t mark, mark_of_old;
     int result;
 
-    note_call(&call, new_fd);
+    uktls_note_call(&call, new_fd);
     mark = mark_of(new_fd);
     mark_of_old = mark_of(old);
     if (LIKELY(!(mark & SLOW_CHANGE) && !(mark_of_old & (MARK_TLS | MARK_BUSY))) || old == new_fd ||
@@ -186,7 +187,7 @@ int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
             follow(old, result, mark_of_old, &call);
         return result;
     }
-    end_note(&call);
+    uktls_end_note(&call);
     if (mark & MARK_OWN || is_queued(new_fd)) {
         /* As for a number that is about to be used by another thread. */
         errno = EBUSY;

@@ -49,13 +49,51 @@ static inline bool is_tls(int fd)
 /* uktls::sys::in_flight: the calls of a thread that have looked at a mark and are not over. */
 enum { CALLS = 6 };
 struct uktls_slot {
-    _Atomic uint32_t depth, taken;
+    /* The descriptor, plus one; 0: free. */
     _Atomic int numbers[CALLS];
     void *_Atomic frames[CALLS];
+    _Atomic uint32_t taken;
 } __attribute__((aligned(128)));
 extern __thread struct uktls_slot *uktls_slot __attribute__((tls_model("initial-exec")));
 
-/* A call that moves bytes by a number or changes what it means, from its look at the mark to its end. */
+static inline __attribute__((always_inline)) void put_note(struct uktls_slot *slot, unsigned at, int fd)
+{
+    atomic_store_explicit(&slot->frames[at], __builtin_frame_address(0), memory_order_relaxed);
+    atomic_store_explicit(&slot->numbers[at], fd + 1, memory_order_relaxed);
+    /* Whoever changes marks makes every thread pass a barrier (uktls::sys::barrier): here the order in the
+     * program is enough. */
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+/* The usual call by a number: the thread has a slot, no call of its is under way, and the number has none of the marks
+ * `slow`. Returns the slot, in which the call is noted; NULL for all else. */
+static inline __attribute__((always_inline)) struct uktls_slot *begin_fast(int fd, uint8_t slow)
+{
+    struct uktls_slot *slot = uktls_slot;
+
+    if (UNLIKELY(slot == NULL || atomic_load_explicit(&slot->numbers[0], memory_order_relaxed) != 0))
+        return NULL;
+    put_note(slot, 0, fd);
+    if (LIKELY(!(mark_of(fd) & slow)))
+        return slot;
+    atomic_store_explicit(&slot->numbers[0], 0, memory_order_release);
+    return NULL;
+}
+
+static inline __attribute__((always_inline)) void end_fast(struct uktls_slot **slot)
+{
+    if (LIKELY(*slot != NULL))
+        atomic_store_explicit(&(*slot)->numbers[0], 0, memory_order_release);
+}
+
+#define FAST(fd, slow, next)                                                                                           \
+    do {                                                                                                               \
+        struct uktls_slot *slot_ __attribute__((cleanup(end_fast))) = begin_fast(fd, slow);                            \
+        if (LIKELY(slot_ != NULL))                                                                                     \
+            return next;                                                                                               \
+    } while (0)
+
+/* Any call that moves bytes by a number or changes what it means, from its look at the mark to its end. */
 struct noted {
     struct uktls_slot *slot;
     unsigned at;
@@ -67,78 +105,25 @@ enum { WAY_PLAIN, WAY_SERVED, WAY_WATCHED, WAY_REFUSED, WAY_FAILED };
 /* No cell of uktls::sys::family. */
 enum { NO_CELL = -3 };
 
-/* Notes a call of a thread that has no slot yet, or another call under way. */
-void uktls_note_slowly(struct noted *call, int fd);
-/* What the call does with a number that is marked. */
-void uktls_find_way(struct noted *call, int fd, bool writes);
-void uktls_end_watched(struct noted *call);
-
-static inline __attribute__((always_inline)) void note_call(struct noted *call, int fd)
-{
-    struct uktls_slot *slot = uktls_slot;
-
-    call->cell = NO_CELL;
-    call->way = WAY_PLAIN;
-    if (UNLIKELY(slot == NULL || atomic_load_explicit(&slot->depth, memory_order_relaxed) != 0)) {
-        uktls_note_slowly(call, fd);
-        return;
-    }
-    call->slot = slot;
-    call->at = 0;
-    atomic_store_explicit(&slot->depth, 1, memory_order_relaxed);
-    atomic_store_explicit(&slot->frames[0], __builtin_frame_address(0), memory_order_relaxed);
-    atomic_store_explicit(&slot->numbers[0], fd + 1, memory_order_relaxed);
-    /* Whoever changes marks makes every thread pass a barrier (uktls::sys::barrier): here the order in the
-     * program is enough. */
-    atomic_signal_fence(memory_order_seq_cst);
-}
-
-/* The note is taken away. */
-void uktls_end_unnoted(void);
-static inline __attribute__((always_inline)) void end_note(struct noted *call)
-{
-    if (UNLIKELY(call->slot == NULL)) {
-        if (call->at)
-            uktls_end_unnoted();
-        call->at = 0;
-        return;
-    }
-    atomic_store_explicit(&call->slot->numbers[call->at], 0, memory_order_release);
-    atomic_store_explicit(&call->slot->depth, call->at, memory_order_relaxed);
-    call->slot = NULL;
-    call->at = 0;
-}
-
-static inline __attribute__((always_inline)) void end_call(struct noted *call)
-{
-    if (UNLIKELY(call->cell != NO_CELL))
-        uktls_end_watched(call);
-    end_note(call);
-}
-
-static inline __attribute__((always_inline)) void begin_out(struct noted *call, int fd)
-{
-    note_call(call, fd);
-    if (UNLIKELY(mark_of(fd) & SLOW_OUT))
-        uktls_find_way(call, fd, true);
-}
-
-/* Reads are not waited for when keys are set (ATT-20), so they leave no note. */
-static inline __attribute__((always_inline)) void begin_in(struct noted *call, int fd)
-{
-    *call = (struct noted){.cell = NO_CELL, .way = WAY_PLAIN};
-    if (UNLIKELY(mark_of(fd) & SLOW_IN))
-        uktls_find_way(call, fd, false);
-}
+/* From now on threads get slots. */
+void uktls_give_slots(void);
+void uktls_note_call(struct noted *call, int fd);
+void uktls_end_note(struct noted *call);
+/* As uktls_end_note, and of what there is of another process as well. */
+void uktls_end_call(struct noted *call);
+/* Begins a call, and says what it does with the number. Reads are not waited for when keys are set (ATT-20), so they
+ * leave no note. */
+void uktls_begin_out(struct noted *call, int fd);
+void uktls_begin_in(struct noted *call, int fd);
 
 /* A call on `fd`: `next` for what carries no TLS, and `served` for what does. It looks again if the number has come to
  * mean something else in between, which the core says by ENOPROTOOPT. The cancellation points of the calls are kept: at
  * their begin, as nothing is lost there. */
-#define CALL(begin, fd, served, next)                                                                                  \
+#define SLOWLY(begin, fd, served, next)                                                                                \
     for (int errno_before_ = errno;; errno = errno_before_) {                                                          \
-        struct noted call_ __attribute__((cleanup(end_call)));                                                          \
+        struct noted call_ __attribute__((cleanup(uktls_end_call)));                                                   \
         begin(&call_, fd);                                                                                             \
-        if (LIKELY(call_.way == WAY_PLAIN || call_.way == WAY_WATCHED))                                                \
+        if (call_.way == WAY_PLAIN || call_.way == WAY_WATCHED)                                                        \
             return next;                                                                                               \
         if (call_.way != WAY_SERVED)                                                                                   \
             return -1;                                                                                                 \
@@ -147,8 +132,13 @@ static inline __attribute__((always_inline)) void begin_in(struct noted *call, i
         if (result_ != -1 || errno != ENOPROTOOPT)                                                                     \
             return result_;                                                                                            \
     }
-#define OUT(fd, served, next) CALL(begin_out, fd, served, next)
-#define IN(fd, served, next) CALL(begin_in, fd, served, next)
+#define OUT(fd, served, next)                                                                                          \
+    FAST(fd, SLOW_OUT, next);                                                                                          \
+    SLOWLY(uktls_begin_out, fd, served, next)
+#define IN(fd, served, next)                                                                                           \
+    if (LIKELY(!(mark_of(fd) & SLOW_IN)))                                                                              \
+        return next;                                                                                                   \
+    SLOWLY(uktls_begin_in, fd, served, next)
 
 /* The function that would have been called without us: of the next library that has the name. */
 enum next_name {
@@ -167,6 +157,9 @@ static inline void *next_of(enum next_name name)
 }
 
 #define NEXT(name) ((__typeof__(&name))next_of(NEXT_##name))
+/* Within FAST: a thread has a slot when all names have been resolved only. */
+#define RESOLVED(name)                                                                                                 \
+    ((__typeof__(&name))atomic_load_explicit(&uktls_next[NEXT_##name], memory_order_relaxed))
 
 /* Another name of the same function: the C library has a few, and each would be a way around the keys. */
 #if __has_attribute(copy)
@@ -185,7 +178,12 @@ static inline __attribute__((always_inline)) void note_writer(int fd, const void
         uktls_last_writer[fd] = from;
 }
 
-#define NOTE_WRITER(fd) note_writer(fd, __builtin_return_address(0))
+/* Of a stream socket, which is marked. */
+#define NOTE_WRITER(fd)                                                                                                \
+    do {                                                                                                               \
+        if (mark_of(fd))                                                                                               \
+            note_writer(fd, __builtin_return_address(0));                                                              \
+    } while (0)
 
 /* A bit for each number: whether a thread of the C library may yet write to it (aio.c). */
 extern _Atomic uint8_t uktls_queued[MARKS / 8];

@@ -43,6 +43,7 @@ __attribute__((constructor(101))) static void resolve_all(void)
     for (int name = 0; name < NEXT_COUNT; name++)
         if (atomic_load_explicit(&uktls_next[name], memory_order_relaxed) == NULL)
             uktls_resolve((enum next_name)name);
+    uktls_give_slots();
     uktls_watch_streams();
     pthread_atfork(uktls_preload_before_fork, NULL, uktls_preload_after_fork);
     /* The first is the last that quick_exit calls: the program's own may send. */

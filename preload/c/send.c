@@ -7,18 +7,33 @@
 
 #include "around.h"
 
+/* The usual way is a few instructions; with the other in the same function they would save and restore every register. */
+#define APART __attribute__((noinline, cold)) static
+
+APART ssize_t write_slowly(int fd, const void *data, size_t len)
+{
+    SLOWLY(uktls_begin_out, fd, uktls_preload_send(fd, data, len, 0), NEXT(write)(fd, data, len));
+}
+
 ssize_t write(int fd, const void *data, size_t len)
 {
     NOTE_WRITER(fd);
-    OUT(fd, uktls_preload_send(fd, data, len, 0), NEXT(write)(fd, data, len));
+    FAST(fd, SLOW_OUT, RESOLVED(write)(fd, data, len));
+    return write_slowly(fd, data, len);
 }
 
 TWIN(__write, write);
 
+APART ssize_t send_slowly(int fd, const void *data, size_t len, int flags)
+{
+    SLOWLY(uktls_begin_out, fd, uktls_preload_send(fd, data, len, flags), NEXT(send)(fd, data, len, flags));
+}
+
 ssize_t send(int fd, const void *data, size_t len, int flags)
 {
     NOTE_WRITER(fd);
-    OUT(fd, uktls_preload_send(fd, data, len, flags), NEXT(send)(fd, data, len, flags));
+    FAST(fd, SLOW_OUT, RESOLVED(send)(fd, data, len, flags));
+    return send_slowly(fd, data, len, flags);
 }
 
 TWIN(__send, send);
@@ -150,10 +165,16 @@ static ssize_t send_vector(int fd, const struct iovec *iov, int n, int flags)
     return uktls_preload_sendmsg(fd, &msg, flags);
 }
 
+APART ssize_t writev_slowly(int fd, const struct iovec *iov, int n)
+{
+    SLOWLY(uktls_begin_out, fd, send_vector(fd, iov, n, 0), NEXT(writev)(fd, iov, n));
+}
+
 ssize_t writev(int fd, const struct iovec *iov, int n)
 {
     NOTE_WRITER(fd);
-    OUT(fd, send_vector(fd, iov, n, 0), NEXT(writev)(fd, iov, n));
+    FAST(fd, SLOW_OUT, RESOLVED(writev)(fd, iov, n));
+    return writev_slowly(fd, iov, n);
 }
 
 static ssize_t send_vector_v2(int fd, const struct iovec *iov, int n, int flags)
@@ -217,24 +238,24 @@ static int print(int fd, const char *format, va_list arguments)
 
 int vdprintf(int fd, const char *format, va_list arguments)
 {
-    struct noted call __attribute__((cleanup(end_call)));
+    struct noted call __attribute__((cleanup(uktls_end_call)));
 
-    begin_out(&call, fd);
-    if (LIKELY(call.way == WAY_PLAIN))
+    uktls_begin_out(&call, fd);
+    if (call.way == WAY_PLAIN)
         return NEXT(vdprintf)(fd, format, arguments);
-    end_call(&call);
+    uktls_end_call(&call);
     return call.way == WAY_SERVED || call.way == WAY_WATCHED ? print(fd, format, arguments) : -1;
 }
 
 int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments);
 int __vdprintf_chk(int fd, int flag, const char *format, va_list arguments)
 {
-    struct noted call __attribute__((cleanup(end_call)));
+    struct noted call __attribute__((cleanup(uktls_end_call)));
 
-    begin_out(&call, fd);
+    uktls_begin_out(&call, fd);
     if (LIKELY(call.way == WAY_PLAIN))
         return NEXT(__vdprintf_chk)(fd, flag, format, arguments);
-    end_call(&call);
+    uktls_end_call(&call);
     return call.way == WAY_SERVED || call.way == WAY_WATCHED ? print(fd, format, arguments) : -1;
 }
 

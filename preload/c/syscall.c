@@ -146,12 +146,12 @@ static bool transfer(struct call *call)
     if (out >= 0)
         note_writer(out, call->caller);
     {
-        struct noted noted __attribute__((cleanup(end_call)));
+        struct noted noted __attribute__((cleanup(uktls_end_call)));
 
         if (out >= 0)
-            begin_out(&noted, out);
+            uktls_begin_out(&noted, out);
         else
-            begin_in(&noted, fd);
+            uktls_begin_in(&noted, fd);
         if (call->number == SYS_splice && is_tls(fd))
             noted.way = WAY_SERVED;
         if (LIKELY(noted.way == WAY_PLAIN || noted.way == WAY_WATCHED) || is_kernels) {

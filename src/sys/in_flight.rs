@@ -26,14 +26,12 @@ pub const SLOTS: usize = 4096;
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub struct Slot {
-    /// Notes in use.
-    pub depth: AtomicU32,
-    /// Whether a thread has the slot.
-    pub taken: AtomicU32,
     /// The numbers, plus one; 0 is no number.
     pub numbers: [AtomicI32; DEPTH],
     /// Where the frame of each call is, to recognise calls that were left by `siglongjmp(3)`.
     pub frames: [AtomicPtr<u8>; DEPTH],
+    /// Whether a thread has the slot.
+    pub taken: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Slot>() == 128, "interpose.h says the same");
@@ -41,10 +39,9 @@ const _: () = assert!(size_of::<Slot>() == 128, "interpose.h says the same");
 impl Slot {
     const fn new() -> Slot {
         Slot {
-            depth: AtomicU32::new(0),
-            taken: AtomicU32::new(0),
             numbers: [const { AtomicI32::new(0) }; DEPTH],
             frames: [const { AtomicPtr::new(core::ptr::null_mut()) }; DEPTH],
+            taken: AtomicU32::new(0),
         }
     }
 
@@ -56,7 +53,6 @@ impl Slot {
     }
 
     fn clear(&self) {
-        self.depth.store(0, Ordering::Relaxed);
         for number in &self.numbers {
             // Release: pairs with the Acquire in `has`.
             number.store(0, Ordering::Release);
