@@ -133,12 +133,16 @@ void uktls_begin_in(struct noted *call, int fd);
             return result_;                                                                                            \
     }
 #define OUT(fd, served, next)                                                                                          \
-    FAST(fd, SLOW_OUT, next);                                                                                          \
-    SLOWLY(uktls_begin_out, fd, served, next)
+    do {                                                                                                               \
+        FAST(fd, SLOW_OUT, next);                                                                                      \
+        SLOWLY(uktls_begin_out, fd, served, next)                                                                      \
+    } while (0)
 #define IN(fd, served, next)                                                                                           \
-    if (LIKELY(!(mark_of(fd) & SLOW_IN)))                                                                              \
-        return next;                                                                                                   \
-    SLOWLY(uktls_begin_in, fd, served, next)
+    do {                                                                                                               \
+        if (LIKELY(!(mark_of(fd) & SLOW_IN)))                                                                          \
+            return next;                                                                                               \
+        SLOWLY(uktls_begin_in, fd, served, next)                                                                       \
+    } while (0)
 
 /* The function that would have been called without us: of the next library that has the name. */
 enum next_name {
