@@ -95,12 +95,14 @@ static void make_twin(int fd, uint8_t mark)
 
 /* What is known of the duplicate, while the call is noted; behind that, whether the socket has got keys meanwhile. Whoever
  * sets them waits for the call, and this one would wait for keys that are being set. */
-static void follow(int old, int new_fd, uint8_t mark, struct noted *call)
+static void follow(int old, int new_fd, uint8_t mark, struct noted *call, struct noted *of_old)
 {
     if (new_fd < 0 || LIKELY(!(mark | mark_of(new_fd))) || uktls_preload_in_vfork())
         return;
     uktls_preload_inherit(old, new_fd);
     uktls_end_note(call);
+    if (of_old != NULL)
+        uktls_end_note(of_old);
     uktls_preload_came_over(new_fd);
 }
 
@@ -137,7 +139,7 @@ int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...))
         if (LIKELY(!(mark & (MARK_TLS | MARK_BUSY)))) {
             make_twin(old, mark);
             result = next(old, command, least);
-            follow(old, result, mark, &call);
+            follow(old, result, mark, &call, NULL);
             return result;
         }
         uktls_end_note(&call);
@@ -166,10 +168,13 @@ int dup(int old)
 
 int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
 {
+    struct noted of_old __attribute__((cleanup(uktls_end_call)));
     struct noted call __attribute__((cleanup(uktls_end_call)));
     uint8_t mark, mark_of_old;
     int result;
 
+    /* Who sets keys by either number waits for this call. */
+    uktls_note_call(&of_old, old);
     uktls_note_call(&call, new_fd);
     mark = mark_of(new_fd);
     mark_of_old = mark_of(old);
@@ -184,10 +189,11 @@ int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
             make_twin(old, mark_of_old);
         result = next(old, new_fd, flags);
         if (old != new_fd)
-            follow(old, result, mark_of_old, &call);
+            follow(old, result, mark_of_old, &call, &of_old);
         return result;
     }
     uktls_end_note(&call);
+    uktls_end_note(&of_old);
     if (mark & MARK_OWN || is_queued(new_fd)) {
         /* As for a number that is about to be used by another thread. */
         errno = EBUSY;

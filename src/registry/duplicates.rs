@@ -24,7 +24,11 @@ use crate::sys::{family, marks, net, streams};
 /// As `dup(2)`; `EBUSY` if a call by the number that would be taken does not end.
 pub fn duplicate(old: RawFd, least: Option<RawFd>) -> Result<RawFd> {
     let number = net::placeholder(least).map_err(Error::Os)?;
-    let result = put_over(old, number, libc::O_CLOEXEC);
+    // Another thread has closed `old`, whose number was free again.
+    let result = match number == old {
+        true => Err(Error::NoTls),
+        false => put_over(old, number, libc::O_CLOEXEC),
+    };
     if result.is_err() {
         let _ = net::close(number);
     }

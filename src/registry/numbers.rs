@@ -326,7 +326,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
     fn hold(&self, fd: RawFd, kernel: &dyn Attaching) -> Result<Option<Change<'_, S, W>>> {
         // Before the number is busy: a call that is inside a stream would wait for that, and this for the stream.
         kernel.prepare(fd)?;
-        let held = self.begin(fd).and_then(|change| {
+        let held = self.begin(fd).and_then(|mut change| {
             change.wait_out()?;
             Ok(change)
         });
@@ -653,7 +653,7 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
     ///
     /// # Errors
     /// `EBUSY` if one does not end, or is beneath this one on the caller's own stack; why there can be no barrier.
-    pub(crate) fn wait_out(&self) -> Result<()> {
+    pub(crate) fn wait_out(&mut self) -> Result<()> {
         if self.before & TX != 0 {
             // Calls that write by the number do not go to the kernel.
             return Ok(());
@@ -662,7 +662,12 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
         let mut round = 0;
         loop {
             match self.numbers.world.under(self.fd) {
-                Under::Nobody => return Ok(()),
+                Under::Nobody => {
+                    // One of those calls may have been a `dup`: the number is not the only one any more.
+                    let mark = self.numbers.world.mark(self.fd);
+                    self.before = mark.map_or(PLAIN, |mark| mark.load(Ordering::Acquire)) & !BUSY;
+                    return Ok(());
+                }
                 Under::Caller => return Err(Error::Os(Errno::BUSY)),
                 Under::Other if !self.numbers.world.pause(round) => {
                     return Err(Error::Os(Errno::BUSY));
@@ -741,7 +746,9 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
                 return Err(Error::Changed);
             }
         }
-        if of_old.is_some() && !expected {
+        let is_changing = inner.changes.iter().any(|running| running.fd == old);
+        // A number that is about to become a TLS socket's may be taken for the only one.
+        if (of_old.is_some() && !expected) || (of_old.is_none() && is_changing) {
             return Err(Error::Changed);
         }
         let mine = numbers.of(self.fd);

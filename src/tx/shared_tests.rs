@@ -102,7 +102,7 @@ fn a_closed_descriptor_is_one_processes_own() {
         rest.close();
         late.join().unwrap()
     });
-    assert_eq!(late, Err(Error::Os(Errno::BADF)));
+    assert_eq!(late, Err(Error::Closed));
     assert_eq!(setup.connection.send_bytes(&[b"y"], None, flags()), Ok(1));
     assert_eq!(setup.finish(), [(23, b"y".to_vec())]);
 }

@@ -79,7 +79,8 @@ struct Machine {
     kernel: Mutex<Kernel>,
     marks: [AtomicU8; NUMBERS],
     slots: [ArcSlot<Conn>; NUMBERS],
-    notes: [AtomicI32; THREADS],
+    /// Two for each thread: `dup2` is about two numbers.
+    notes: [[AtomicI32; 2]; THREADS],
     /// Calls under way are not looked for: the models must notice.
     is_careless: bool,
 }
@@ -110,7 +111,10 @@ impl World<Conn> for Machine {
         if self.is_careless {
             return Under::Nobody;
         }
-        let noted = |thread: &usize| self.notes[*thread].load(Ordering::Acquire) == fd + 1;
+        let noted = |thread: &usize| {
+            let mut notes = self.notes[*thread].iter();
+            notes.any(|note| note.load(Ordering::Acquire) == fd + 1)
+        };
         match (0..THREADS).find(noted) {
             None => Under::Nobody,
             Some(thread) if thread as u32 == me() => Under::Caller,
@@ -162,7 +166,7 @@ impl Process {
                 })
             }),
             slots: core::array::from_fn(|_| ArcSlot::empty()),
-            notes: core::array::from_fn(|_| AtomicI32::new(0)),
+            notes: core::array::from_fn(|_| core::array::from_fn(|_| AtomicI32::new(0))),
             is_careless,
         };
         Process(Numbers::with(machine, Mutex::new(Inner::new())))
@@ -173,12 +177,16 @@ impl Process {
     }
 
     fn note(&self, fd: i32) {
-        self.machine().notes[me() as usize].store(fd + 1, Ordering::Relaxed);
+        let notes = &self.machine().notes[me() as usize];
+        let free = notes.iter().find(|note| note.load(Ordering::Relaxed) == 0);
+        free.unwrap().store(fd + 1, Ordering::Relaxed);
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
 
     fn end_note(&self) {
-        self.machine().notes[me() as usize].store(0, Ordering::Release);
+        for note in &self.machine().notes[me() as usize] {
+            note.store(0, Ordering::Release);
+        }
     }
 
     fn mark(&self, fd: i32) -> u8 {
@@ -282,11 +290,7 @@ impl Process {
             self.note(old);
             let mark = self.mark(old);
             if mark & (TLS | BUSY) == 0 {
-                if mark & SOLE != 0 {
-                    let place = &self.machine().marks[old as usize];
-                    place.fetch_or(TWIN, Ordering::AcqRel);
-                    place.fetch_and(!SOLE, Ordering::AcqRel);
-                }
+                self.make_twin(old);
                 let mut kernel = lock(&self.machine().kernel);
                 let result = kernel.file(old).and_then(|file| kernel.lowest(file));
                 drop(kernel);
@@ -306,11 +310,25 @@ impl Process {
                 Ok(_) => {}
             }
             let new = lock(&self.machine().kernel).lowest(File::Other)?;
-            let result = self.put_over(old, new);
+            let result = match new == old {
+                true => Err(Error::NoTls),
+                false => self.put_over(old, new),
+            };
             if result.is_err() {
                 lock(&self.machine().kernel).files[new as usize] = None;
             }
+            if result == Err(Error::NoTls) {
+                continue;
+            }
             return result.map(|()| new);
+        }
+    }
+
+    fn make_twin(&self, fd: i32) {
+        let place = &self.machine().marks[fd as usize];
+        if place.load(Ordering::Relaxed) & SOLE != 0 {
+            place.fetch_or(TWIN, Ordering::AcqRel);
+            place.fetch_and(!SOLE, Ordering::AcqRel);
         }
     }
 
@@ -327,9 +345,11 @@ impl Process {
 
     /// As `dup2` of `descriptors.c`, and `registry::replace`.
     fn dup2(&self, old: i32, new: i32) -> Result<()> {
+        self.note(old);
         self.note(new);
         let marks = self.mark(new) | self.mark(old);
         if marks & (TLS | BUSY) == 0 {
+            self.make_twin(old);
             let mut kernel = lock(&self.machine().kernel);
             let result = kernel.file(old);
             if let Ok(file) = result {
@@ -556,6 +576,18 @@ fn loom_keys_beside_a_dup() {
     model([A, None, None], &[0], false, nothing, acts);
 }
 
+#[test]
+fn loom_keys_beside_a_dup_over() {
+    let acts: [Act; 2] = [
+        |process| process.keys(0, false).unwrap(),
+        |process| {
+            process.dup2(0, 1).unwrap();
+            process.write(1).unwrap();
+        },
+    ];
+    model([A, None, None], &[0], false, nothing, acts);
+}
+
 fn keys_on_0(process: &Process) {
     process.keys(0, false).unwrap();
 }
@@ -616,7 +648,9 @@ fn loom_close_beside_a_write() {
 fn loom_close_beside_a_dup() {
     let acts: [Act; 2] = [
         |process| process.close(0).unwrap(),
-        |process| drop(process.dup(0)),
+        |process| {
+            let _ = process.dup(0);
+        },
     ];
     model([A, None, None], &[0], false, keys_on_0, acts);
 }
