@@ -96,11 +96,7 @@ fn set_keys_of(
                 }
                 return Err(error);
             }
-            Ok(()) => {
-                // The first time only.
-                publish();
-                return Ok(());
-            }
+            Ok(()) => return Ok(()),
         }
     }
 }
@@ -125,6 +121,8 @@ fn attach(fd: RawFd) -> Result<(Arc<Socket>, bool)> {
             Endpoint::Unsuitable(errno) => return Err(Error::Os(errno)),
         }
     }
+    // The first time only: nothing is counted before that.
+    publish();
     let new = || Arc::new(Socket::new(fork_guard::epoch(), identity));
     NUMBERS.attach(identity, fd, new, &Kernel { identity })
 }
