@@ -1,8 +1,8 @@
 //! Parent and child: what happens to the table around `fork`.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::numbers::{Inner, OfSocket};
 use super::{NUMBERS, PROCESS, Socket, came, process, twins};
@@ -86,6 +86,8 @@ pub(crate) fn adopt_in_child(parent: u64, table: &mut Inner<Socket>) {
     let mut any = false;
     let is_still = |fd, socket| identity::of(fd) == Some(socket);
     NUMBERS.in_child(table, is_still, |theirs| {
+        let mut parents = PARENTS.lock().unwrap_or_else(PoisonError::into_inner);
+        parents.push(Arc::clone(theirs));
         if !theirs.is_of(parent) {
             return None;
         }
@@ -127,6 +129,10 @@ impl Engine for Late {
         job.run();
     }
 }
+
+/// In a child, what it has from its parent: never dropped, as threads that are not here may have
+/// stopped in the middle of it.
+static PARENTS: Mutex<Vec<Arc<Socket>>> = Mutex::new(Vec::new());
 
 /// One more than the highest number that a stream socket has had.
 static HIGHEST: AtomicUsize = AtomicUsize::new(0);

@@ -527,7 +527,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
 
     /// In a forked child, which has the one thread that held the table: changes of other threads are not going on
     /// here. `is_still` tells whether a number that one was about is the socket's; `adopt` makes the child's own
-    /// state of each socket, if it may have it.
+    /// state of each socket, if it may have it, and keeps the parent's.
     pub(crate) fn in_child(
         &self,
         inner: &mut Inner<S>,
@@ -553,8 +553,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
                 }
             }
             if let Some(own) = adopt(&known.socket) {
-                // The parent's is leaked: its locks may be held by threads that are not here.
-                core::mem::forget(core::mem::replace(&mut known.socket, own));
+                known.socket = own;
             }
             for fd in &known.numbers {
                 let keeps = self
