@@ -1,7 +1,7 @@
 //! Attaching TLS to a socket, and setting its keys.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::sys::family::Claim;
 use crate::sys::identity::{self, Identity};
 use crate::sys::net::{self, Endpoint};
+use crate::sys::signals::Blocked;
 use crate::sys::{fork_guard, marks, streams};
 
 /// Attaches TLS to a TCP socket, as setting `TCP_ULP` does (ATT-1 to ATT-7).
@@ -69,6 +70,9 @@ fn set_keys_of(
         let kernel = Kernel {
             identity: socket.identity(),
         };
+        // A fork waits until this is done: whether other processes can have the socket is looked at in the course of it.
+        let _quiet = Blocked::new();
+        let _one = lock();
         let search = !socket.has_keys();
         let result = NUMBERS.promote(fd, &socket, search, &kernel, |may_be_shared| {
             let keys = keys.take().ok_or(Error::NotRecoverable)?;
@@ -99,6 +103,12 @@ fn set_keys_of(
             Ok(()) => return Ok(()),
         }
     }
+}
+
+/// Held while the first keys of a socket are set, and while the process forks.
+pub(super) fn lock() -> MutexGuard<'static, ()> {
+    static KEYS: Mutex<()> = Mutex::new(());
+    KEYS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The state of the socket `fd`, and whether it has just got it.

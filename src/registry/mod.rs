@@ -242,6 +242,7 @@ pub(crate) fn reset_in_child() {
 
 /// The table's locks, held while the process forks; signal handlers wait meanwhile.
 pub(crate) struct Held {
+    _keys: MutexGuard<'static, ()>,
     pub(crate) table: MutexGuard<'static, Inner<Socket>>,
     pub(crate) lingering: MutexGuard<'static, Vec<Weak<Connection>>>,
     _quiet: Blocked,
@@ -251,6 +252,7 @@ pub(crate) struct Held {
 pub(crate) fn hold() -> Held {
     let quiet = Blocked::new();
     Held {
+        _keys: keys::lock(),
         table: NUMBERS.lock_table(),
         lingering: lingering(),
         _quiet: quiet,
