@@ -466,6 +466,7 @@ static int with_a_stopped_writer(int how, int tids, int go)
     if (result < 0 && how != BY_CLOSE_AND_DUPFD)
         CHILD_CHECK(becomes_tls(how, fd, it.number, &keys) >= 0);
     CHILD_CHECK(how == BY_CLOSE_AND_DUPFD || write(it.number, "abc", 3) == 3);
+    /* What the writer has written is on its way; a record that is not there yet is none that could be plain. */
     usleep(20000);
     ssize_t n = recv(fd[1], wire, sizeof wire, MSG_DONTWAIT);
     /* What was written while there were no keys went out before. */
