@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{MutexGuard, Once};
 
 use crate::engine::buffer;
-use crate::registry;
+use crate::error::Result;
+use crate::registry::{self, Clone};
 use crate::rx::window;
+use crate::sync::patiently;
 use crate::sys::{fork_guard, secret};
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
@@ -55,9 +57,58 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
-    let Some((mut table, buffers, secrets, parent)) = HELD.with_borrow_mut(Option::take) else {
-        return;
+    if let Some(held) = HELD.with_borrow_mut(Option::take) {
+        let parent = held.3;
+        begin_child(held, parent);
+    }
+}
+
+/// A system call is about to make a process, of which no handler of `pthread_atfork` will be told. The locks are taken for
+/// it, so that the child finds nothing in the middle of a change of another thread's. `returns`: in both processes to
+/// whoever asks here, who then calls [`after_raw`].
+///
+/// # Errors
+/// `EOPNOTSUPP`, as of [`registry::part`].
+pub fn before_raw(clone: Clone, returns: bool) -> Result<()> {
+    if clone.parts() {
+        registry::part()?;
+    }
+    fork_guard::epoch();
+    match clone {
+        Clone::Thread => return Ok(()),
+        Clone::Vfork => registry::forget_sole(),
+        Clone::Fork | Clone::ForkInTable | Clone::InMemory => registry::before_fork(),
+    }
+    if returns && matches!(clone, Clone::Fork | Clone::ForkInTable) && INSTALLED.is_completed() {
+        // In a signal handler one of these may be the interrupted call's own: the child goes without them then.
+        HELD.with_borrow_mut(|slot| {
+            *slot = (|| {
+                let table = registry::hold_patiently()?;
+                let memory = [patiently(buffer::try_hold)?, patiently(window::try_hold)?];
+                let secrets = patiently(secret::try_hold)?;
+                Some((table, memory, secrets, fork_guard::epoch()))
+            })();
+        });
+    }
+    Ok(())
+}
+
+/// What [`before_raw`] has begun is over. Returns whether this is the child, and one that has been seen to: it shares no
+/// connection with its parent, as the C library does not know of it and its locks do not either, so what the parent has
+/// keys for is refused here.
+pub fn after_raw(is_child: bool) -> bool {
+    let Some(held) = HELD.with_borrow_mut(Option::take) else {
+        return false;
     };
+    if is_child {
+        // No state is of epoch 0.
+        begin_child(held, 0);
+    }
+    is_child
+}
+
+/// `parent`: the epoch of the states that are shared.
+fn begin_child((mut table, buffers, secrets, _): Held, parent: u64) {
     drop((buffers, secrets));
     // The parent's to finish. A strong reference is leaked, not dropped: its locks may be held by
     // threads that this process does not have.

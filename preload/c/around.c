@@ -9,9 +9,12 @@
 
 #include "around.h"
 
-void uktls_before_raw_fork(void)
+void uktls_after_clone(long result)
 {
-    uktls_preload_before_fork();
+    int saved = errno;
+
+    uktls_preload_after_clone(result == 0);
+    errno = saved;
 }
 
 void uktls_numbers_came(const struct msghdr *msg)

@@ -7,8 +7,8 @@
 #include "interpose.h"
 #include "raw.h"
 
-/* Called before a system call that makes another table of numbers or another process, by syscall(2). */
-void uktls_before_raw_fork(void);
+/* As uktls_preload_after_clone, with what the call has returned; errno stays. */
+void uktls_after_clone(long result);
 /* uktls_number_came for those that a message has brought. */
 void uktls_numbers_came(const struct msghdr *msg);
 
@@ -16,6 +16,9 @@ void uktls_numbers_came(const struct msghdr *msg);
 int uktls_control(int fd, int command, void *argument, int (*next)(int, int, ...));
 int uktls_ioctl(int fd, unsigned long request, void *argument, int (*next)(int, unsigned long, ...));
 int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int));
+/* What of CLOSE_RANGE_UNSHARE comes first: a table of its own for the calling thread, so that what is closed is closed
+ * there. Without that flag it does nothing. */
+int uktls_unshare_range(unsigned first, unsigned last, int flags, int (*next)(unsigned, unsigned, int));
 int uktls_close_by(int fd, int (*next)(int));
 /* dup if `command` is -1, or F_DUPFD or F_DUPFD_CLOEXEC. */
 int uktls_duplicate(int old, int command, int least, int (*next)(int, int, ...));

@@ -9,6 +9,7 @@
 
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE 2
+#define CLOSE_RANGE_CLOEXEC 4
 #endif
 
 static void forget_mark(int fd, uint8_t mark)
@@ -17,7 +18,7 @@ static void forget_mark(int fd, uint8_t mark)
         atomic_fetch_and(&uktls_queued[fd / 8], (uint8_t)~(1 << fd % 8));
     /* Unless the number has been given out again. */
     if ((unsigned)fd < MARKS)
-        atomic_compare_exchange_strong(&uktls_preload_marks[fd], &mark, 0);
+        atomic_compare_exchange_strong(&uktls_preload_marks[fd], &mark, uktls_floor());
 }
 
 int uktls_close_by(int fd, int (*next)(int))
@@ -55,11 +56,26 @@ int close(int fd)
 
 TWIN(__close, close);
 
+int uktls_unshare_range(unsigned first, unsigned last, int flags, int (*next)(unsigned, unsigned, int))
+{
+    if (!(flags & CLOSE_RANGE_UNSHARE) || first > last || flags & ~(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
+        return 0;
+    if (uktls_preload_before_unshare() < 0)
+        return -1;
+    /* By the same call, of a number that there cannot be: a sandbox may forbid the other one. */
+    return next(~0U, ~0U, CLOSE_RANGE_UNSHARE);
+}
+
 int close_range(unsigned first, unsigned last, int flags)
 {
     /* With other flags it marks them only, or is wrong: either is the kernel's to say. */
     bool closes = (flags & ~CLOSE_RANGE_UNSHARE) == 0 && first <= last && !uktls_preload_in_vfork();
     unsigned from = first;
+
+    if (uktls_unshare_range(first, last, flags, NEXT(close_range)) < 0)
+        return -1;
+    if (first <= last)
+        flags &= ~CLOSE_RANGE_UNSHARE;
 
     /* In pieces, around the descriptors of the library's own. */
     for (unsigned fd = first; closes && fd <= last && fd < MARKS; fd++) {
@@ -67,7 +83,7 @@ int close_range(unsigned first, unsigned last, int flags)
 
         if (mark & (MARK_TLS | MARK_BUSY))
             (void)uktls_preload_close((int)fd);
-        else if (mark & ~MARK_OWN)
+        else if (mark & ~(MARK_OWN | uktls_floor()))
             (void)close((int)fd);
         if (mark != MARK_OWN)
             continue;

@@ -35,9 +35,17 @@ enum {
 };
 extern _Atomic uint8_t *const uktls_preload_marks;
 
+/* uktls::sys::marks::FLOOR: what every number is marked with at least. */
+extern _Atomic uint8_t *const uktls_preload_floor;
+
 static inline uint8_t mark_of(int fd)
 {
     return (unsigned)fd < MARKS ? atomic_load_explicit(&uktls_preload_marks[fd], memory_order_relaxed) : 0;
+}
+
+static inline uint8_t uktls_floor(void)
+{
+    return atomic_load_explicit(uktls_preload_floor, memory_order_relaxed);
 }
 
 /* Whether calls that read, and those about the socket itself, go to the library. */
@@ -253,6 +261,11 @@ void uktls_preload_give_slot(struct uktls_slot *slot);
 void uktls_preload_unnoted(int change);
 void uktls_preload_before_fork(void);
 void uktls_preload_after_fork(void);
+/* Before a clone(2) that runs no handlers, and before a thread gets a table of numbers of its own: 0, or -1 and errno if
+ * TLS sockets keep the process from that. `returns`: to the caller in both processes, who then says so by the third. */
+int uktls_preload_before_clone(uint64_t flags, bool returns);
+int uktls_preload_before_unshare(void);
+void uktls_preload_after_clone(bool is_child);
 /* Another program may come to sockets of this process, or a number that is not seen. */
 void uktls_preload_forget_sole(void);
 void uktls_preload_start(void);
@@ -268,6 +281,7 @@ int uktls_preload_poll(struct pollfd *fds, nfds_t n, const struct timespec *time
 /* Whether that much can be read at the address, in a process that may have TLS sockets: others have nothing to be
  * looked for. */
 bool uktls_preload_may_look(const void *start, size_t len);
+bool uktls_preload_is_readable(const void *start, size_t len);
 bool uktls_preload_is_writable(const void *start, size_t len);
 /* What is known of these addresses is not so any more. */
 void uktls_preload_forget(const void *start, size_t len);

@@ -173,23 +173,60 @@ void *uktls_before_vfork(void)
 pid_t _Fork(void);
 pid_t _Fork(void)
 {
-    uktls_before_raw_fork();
-    return NEXT(_Fork)();
+    pid_t child;
+
+    if (uktls_preload_before_clone(SIGCHLD, true) < 0)
+        return -1;
+    child = NEXT(_Fork)();
+    uktls_after_clone(child);
+    return child;
+}
+
+/* Where the child of a clone begins. What it has of its parent's stack is a copy. */
+struct beginning {
+    int (*body)(void *);
+    void *argument;
+};
+
+static int begin(void *argument)
+{
+    struct beginning beginning = *(struct beginning *)argument;
+
+    uktls_after_clone(0);
+    return beginning.body(beginning.argument);
 }
 
 int clone(int (*body)(void *), void *stack, int flags, void *argument, ...)
 {
+    /* With storage of its own for threads the child knows nothing of what is held here. */
+    bool returns = !(flags & (CLONE_VM | CLONE_SETTLS));
+    struct beginning beginning = {body, argument};
     va_list list;
     void *parent, *area, *child;
+    int result;
 
     va_start(list, argument);
     parent = va_arg(list, void *);
     area = va_arg(list, void *);
     child = va_arg(list, void *);
     va_end(list);
-    if (!(flags & CLONE_VM))
-        uktls_before_raw_fork();
-    return NEXT(clone)(body, stack, flags, argument, parent, area, child);
+    if (uktls_preload_before_clone((unsigned)flags, returns) < 0)
+        return -1;
+    if (!returns || body == NULL || stack == NULL) {
+        result = NEXT(clone)(body, stack, flags, argument, parent, area, child);
+    } else {
+        result = NEXT(clone)(begin, stack, flags, &beginning, parent, area, child);
+    }
+    if (returns)
+        uktls_after_clone(result < 0 ? -1 : 1);
+    return result;
+}
+
+int unshare(int flags)
+{
+    if (flags & CLONE_FILES && uktls_preload_before_unshare() < 0)
+        return -1;
+    return NEXT(unshare)(flags);
 }
 
 /* Its dup2 is one of the C library's own, and takes the flag off by which a TLS socket is closed to the next

@@ -266,10 +266,15 @@ static int next_dup3(int old, int new_fd, int flags)
     return (int)uktls_next_syscall(SYS_dup3, old, new_fd, flags);
 }
 
+static int next_close_range(unsigned first, unsigned last, int flags)
+{
+    return (int)uktls_next_syscall(SYS_close_range, first, last, flags);
+}
+
 static bool is_marked(unsigned first, unsigned last)
 {
     for (unsigned fd = first; fd <= last && fd < MARKS; fd++)
-        if (mark_of((int)fd))
+        if (mark_of((int)fd) & ~uktls_floor())
             return true;
     return false;
 }
@@ -305,8 +310,13 @@ static bool number(struct call *call)
         call->result = uktls_close_by(INT(0), next_close);
         return true;
     case SYS_close_range:
+        if (uktls_unshare_range((unsigned)call->a[0], (unsigned)call->a[1], INT(2), next_close_range) < 0) {
+            call->result = -1;
+            return true;
+        }
+        call->a[2] &= ~CLOSE_RANGE_UNSHARE;
         /* It closes what is marked itself, and nothing is by then; with CLOSE_RANGE_CLOEXEC it closes nothing. */
-        if (INT(2) & ~CLOSE_RANGE_UNSHARE || !is_marked((unsigned)call->a[0], (unsigned)call->a[1]) ||
+        if (INT(2) != 0 || !is_marked((unsigned)call->a[0], (unsigned)call->a[1]) ||
             uktls_preload_in_vfork())
             return false;
         SERVE(close_range((unsigned)call->a[0], (unsigned)call->a[1], INT(2)));
@@ -433,6 +443,29 @@ static bool ready(struct call *call)
     return false;
 }
 
+/* What of struct clone_args is looked at, by eight bytes each. */
+enum { CLONE3_FLAGS = 0, CLONE3_STACK = 5 };
+#ifndef CLONE_ARGS_SIZE_VER0
+#define CLONE_ARGS_SIZE_VER0 64
+#endif
+
+/* A call that makes a task. One with memory of its own that goes on at the same place is made from here; any other must
+ * find the stack as it came. */
+static bool clone_by(struct call *call, uint64_t flags, bool has_stack)
+{
+    bool returns = !(flags & (CLONE_VM | CLONE_SETTLS)) && !has_stack;
+
+    if (uktls_preload_before_clone(flags, returns) < 0) {
+        call->result = -1;
+        return true;
+    }
+    if (!returns)
+        return false;
+    call->result = as_it_came(call);
+    uktls_after_clone(call->result);
+    return true;
+}
+
 static bool serve(struct call *call)
 {
     switch (call->number) {
@@ -470,19 +503,28 @@ static bool serve(struct call *call)
         uktls_before_exit(INT(0));
         return false;
     case SYS_unshare:
-        if (call->a[0] & CLONE_FILES)
-            uktls_before_raw_fork();
-        return false;
+        if (!(call->a[0] & CLONE_FILES) || uktls_preload_before_unshare() == 0)
+            return false;
+        call->result = -1;
+        return true;
     case SYS_clone:
-    case SYS_clone3:
+        return clone_by(call, (unsigned long)call->a[0], call->a[1] != 0);
+    case SYS_clone3: {
+        const uint64_t *arguments = POINTER(0);
+
+        /* Otherwise the kernel says what is wrong. */
+        if ((size_t)call->a[1] < CLONE_ARGS_SIZE_VER0 || !uktls_preload_is_readable(arguments, CLONE_ARGS_SIZE_VER0))
+            return false;
+        return clone_by(call, arguments[CLONE3_FLAGS], arguments[CLONE3_STACK] != 0);
+    }
 #ifdef SYS_fork
     case SYS_fork:
+        return clone_by(call, SIGCHLD, false);
 #endif
 #ifdef SYS_vfork
     case SYS_vfork:
+        return clone_by(call, CLONE_VM | CLONE_VFORK | SIGCHLD, true);
 #endif
-        uktls_before_raw_fork();
-        return false;
     default:
         return number(call);
     }

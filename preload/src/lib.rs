@@ -4,6 +4,8 @@
 //! not. This part does the rest by the same functions that `libuktls.so` exports. A panic goes no
 //! further than here.
 
+use std::sync::atomic::AtomicU8;
+
 mod around;
 mod descriptors;
 mod memory;
@@ -24,3 +26,8 @@ unsafe impl Sync for Marks {}
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static uktls_preload_marks: Marks = Marks(uktls::sys::marks::MARKS.as_ptr().cast());
+
+/// [`uktls::sys::marks::FLOOR`], for the same.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static uktls_preload_floor: &AtomicU8 = &uktls::sys::marks::FLOOR;

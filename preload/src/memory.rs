@@ -27,6 +27,17 @@ pub extern "C" fn uktls_preload_forget(start: *const c_void, len: usize) {
     }
 }
 
+/// Whether the `len` bytes at `start` can be read, in any process.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_is_readable(start: *const c_void, len: usize) -> bool {
+    let is_readable = is_readable(start, len);
+    if !process::is_remembered() {
+        // Nobody would tell when the program takes it away.
+        user_memory::forget(start.cast(), len);
+    }
+    is_readable
+}
+
 pub(crate) fn is_readable(start: *const c_void, len: usize) -> bool {
     user_memory::readable(start.cast(), len) == len
 }

@@ -5,7 +5,8 @@ use core::time::Duration;
 use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use uktls::capi::guard::guard_infallible;
+use uktls::capi::guard::{guard, guard_infallible};
+use uktls::registry::Clone;
 use uktls::sys::{family, in_flight, streams};
 use uktls::{fork, registry, stats};
 
@@ -63,6 +64,34 @@ fn pid() -> c_int {
 pub extern "C" fn uktls_preload_in_vfork() -> bool {
     let remembered = PID.load(Ordering::Relaxed);
     remembered != 0 && remembered != pid()
+}
+
+/// A `clone(2)` with these flags is about to be made by a call that the C library does not see through: 0, or -1 with
+/// `errno` if it is refused. `returns`: to the caller, in both processes.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_before_clone(flags: u64, returns: bool) -> c_int {
+    guard(-1, || {
+        fork::before_raw(Clone::of(flags), returns).map(|()| 0)
+    })
+}
+
+/// It is over, in this process.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_after_clone(is_child: bool) {
+    guard_infallible((), || {
+        if fork::after_raw(is_child) {
+            if is_remembered() {
+                note_pid();
+            }
+            registry::after_fork();
+        }
+    });
+}
+
+/// The calling thread is about to get a descriptor table of its own: 0, or -1 with `errno` if it is refused.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_before_unshare() -> c_int {
+    guard(-1, || registry::unshare().map(|()| 0))
 }
 
 /// Whether there has been anything that could be a TLS socket, in this process or its parents.

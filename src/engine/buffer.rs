@@ -72,6 +72,11 @@ pub(crate) fn hold() -> MutexGuard<'static, Vec<Box<[u8]>>> {
     free_list()
 }
 
+/// [`hold`], unless somebody has it.
+pub(crate) fn try_hold() -> Option<MutexGuard<'static, Vec<Box<[u8]>>>> {
+    crate::sync::try_lock_std(&FREE)
+}
+
 /// A connection, or an engine, has become idle: gives back what only a busy process needs.
 pub(crate) fn trim() {
     let surplus = {

@@ -175,6 +175,7 @@ pub fn passed(fd: RawFd) {
         // No stream socket that could get keys, or one that has some by now: others see that by the sign.
         if let Some(place) = marks::mark(fd) {
             place.fetch_and(!marks::WATCHED, Ordering::AcqRel);
+            marks::keep_floor(place);
         }
         if mark & marks::TLS != 0 {
             let _ = identity::sign(fd);

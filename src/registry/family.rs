@@ -40,6 +40,8 @@ pub fn before_fork() {
 
 /// Somebody may have got numbers of this process's sockets, in a way that does not tell of which: what was `SOLE` is not.
 pub fn forget_sole() {
+    // A child that has this memory is told from this process by that.
+    fork_guard::epoch();
     for fd in 0..HIGHEST.load(Ordering::Relaxed) {
         let Some(place) = marks::mark(fd as RawFd) else {
             break;

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::numbers::{Attaching, OfSocket};
-use super::{Direction, NUMBERS, Socket, is_ours, publish, twins, world};
+use super::{Direction, NUMBERS, Socket, is_ours, publish, tables, twins, world};
 use crate::aead::TrafficKeys;
 use crate::error::{Error, Result};
+use crate::stats::STATS;
 use crate::sys::family::Claim;
 use crate::sys::identity::{self, Identity};
 use crate::sys::net::{self, Endpoint};
@@ -74,7 +75,7 @@ fn set_keys_of(
         let _quiet = Blocked::new();
         let _one = lock();
         let search = !socket.has_keys();
-        let result = NUMBERS.promote(fd, &socket, search, &kernel, |may_be_shared| {
+        let set = |may_be_shared| {
             let keys = keys.take().ok_or(Error::NotRecoverable)?;
             // Whoever has set the first keys has claimed it.
             let claim = match may_be_shared && !socket.has_keys() {
@@ -88,7 +89,15 @@ fn set_keys_of(
                 claim.withdraw();
             }
             result
-        });
+        };
+        let result = match tables::are_apart() {
+            // Nobody knows all numbers of the socket. As from a kernel without TLS.
+            true => {
+                STATS.declined.add(1);
+                Err(Error::Os(Errno::NOPROTOOPT))
+            }
+            false => NUMBERS.promote(fd, &socket, search, &kernel, set),
+        };
         match result {
             // Another thread's attempt, which has failed, has taken the state off again.
             Err(Error::NoTls) if keys.is_some() => {}
@@ -107,9 +116,15 @@ fn set_keys_of(
 
 /// Held while the first keys of a socket are set, and while the process forks.
 pub(super) fn lock() -> MutexGuard<'static, ()> {
-    static KEYS: Mutex<()> = Mutex::new(());
     KEYS.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// [`lock`], unless somebody holds it.
+pub(super) fn try_lock() -> Option<MutexGuard<'static, ()>> {
+    crate::sync::try_lock_std(&KEYS)
+}
+
+static KEYS: Mutex<()> = Mutex::new(());
 
 /// The state of the socket `fd`, and whether it has just got it.
 fn attach(fd: RawFd) -> Result<(Arc<Socket>, bool)> {

@@ -14,6 +14,7 @@ mod poll;
 mod publish;
 mod socket;
 mod survivors;
+mod tables;
 mod twins;
 mod world;
 
@@ -30,6 +31,7 @@ use crate::engine::accelerator::{Accelerator, Limits};
 use crate::engine::threads::Pool;
 use crate::error::{Error, Result};
 use crate::sync::slot::Loaded;
+use crate::sync::{patiently, try_lock_std};
 use crate::sys::in_flight::Noted;
 use crate::sys::net::Linux;
 use crate::sys::signals::Blocked;
@@ -50,6 +52,7 @@ pub use poll::poll;
 pub(crate) use publish::reset_in_child as forget_published;
 pub use publish::{FileName, Presence, publish, unpublish};
 pub use socket::{Direction, Socket};
+pub use tables::{Clone, part, unshare};
 pub use world::see_all;
 
 /// Whether `fd` carries TLS.
@@ -257,6 +260,18 @@ pub(crate) fn hold() -> Held {
         lingering: lingering(),
         _quiet: quiet,
     }
+}
+
+/// [`hold`], by a caller that may be a handler of a signal which came under one of the locks: `None` if one of them is not
+/// let go.
+pub(crate) fn hold_patiently() -> Option<Held> {
+    let quiet = Blocked::new();
+    Some(Held {
+        _keys: patiently(keys::try_lock)?,
+        table: patiently(|| NUMBERS.try_lock_table())?,
+        lingering: patiently(|| try_lock_std(&LINGERING))?,
+        _quiet: quiet,
+    })
 }
 
 /// What the threads of this process share.

@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::slot::{ArcSlot, Loaded};
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard, lock, try_lock};
 use crate::sys::identity::Identity;
 use crate::sys::in_flight::Under;
 use crate::sys::marks::{BUSY, PLAIN, REFUSED, SOLE, TLS, TWIN, TX, WATCHED};
@@ -54,6 +54,9 @@ pub(crate) trait World<S> {
     /// Lets others go on, for the n-th time; false when it has been long enough.
     fn pause(&self, round: u32) -> bool;
 
+    /// A mark has been stored: it gets what every number is marked with in this process.
+    fn keep_floor(&self, _mark: &AtomicU8) {}
+
     /// The number means this from now on. Under the table's lock.
     fn set(&self, fd: RawFd, mark: u8, socket: Option<Arc<S>>) {
         let is_tls = socket.is_some();
@@ -63,6 +66,7 @@ pub(crate) trait World<S> {
         if let Some(place) = self.mark(fd) {
             // Release: pairs with the Acquire in `find`.
             place.store(mark, Ordering::Release);
+            self.keep_floor(place);
         }
         if !is_tls && let Some(slot) = self.slot(fd, false) {
             slot.store(None);
@@ -174,12 +178,15 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
             if mark & BUSY == 0 {
                 return Ok(mark);
             }
+            // A handler of a signal that came under the lock could fork, or look here: it waits.
+            let quiet = self.world.quiet();
             let inner = lock(&self.inner);
             let running = inner.changes.iter().find(|running| running.fd == fd);
             if running.is_some_and(|running| running.thread == self.world.thread()) {
                 return Err(Error::Os(Errno::BADF));
             }
             drop(inner);
+            drop(quiet);
             // However long it takes: a change ends.
             self.world.pause(round);
             round += 1;
@@ -392,6 +399,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
 
     /// The state of the socket `identity`, also while it has no number that is known.
     pub(crate) fn by_identity(&self, identity: Identity) -> Option<Arc<S>> {
+        let _quiet = self.world.quiet();
         let inner = lock(&self.inner);
         let known = inner.sockets.get(&identity)?;
         Some(Arc::clone(&known.socket))
@@ -477,6 +485,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
                 .compare_exchange(before, mark, success, failure)
                 .is_ok()
         {
+            self.world.keep_floor(place);
             return None;
         }
         let _quiet = self.world.quiet();
@@ -495,6 +504,7 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
 
     /// Whether the TLS socket of `fd` has other numbers.
     pub(crate) fn has_others(&self, fd: RawFd) -> bool {
+        let _quiet = self.world.quiet();
         let inner = lock(&self.inner);
         let known = self
             .of(fd)
@@ -523,6 +533,11 @@ impl<S: OfSocket, W: World<S>> Numbers<S, W> {
     /// The lock of the table, to keep it as it is over a fork.
     pub(crate) fn lock_table(&self) -> MutexGuard<'_, Inner<S>> {
         lock(&self.inner)
+    }
+
+    /// The same, unless somebody holds it.
+    pub(crate) fn try_lock_table(&self) -> Option<MutexGuard<'_, Inner<S>>> {
+        try_lock(&self.inner)
     }
 
     /// In a forked child, which has the one thread that held the table: changes of other threads are not going on

@@ -34,6 +34,10 @@ impl World<Socket> for Process {
         chunk.get(fd % CHUNK)
     }
 
+    fn keep_floor(&self, mark: &AtomicU8) {
+        marks::keep_floor(mark);
+    }
+
     fn barrier(&self) -> Result<()> {
         // SeqCst: a thread that takes its slot for its first call has such a fence between its note and the mark.
         fence(Ordering::SeqCst);

@@ -184,6 +184,11 @@ pub(crate) fn hold() -> MutexGuard<'static, Vec<Box<[u8]>>> {
     free()
 }
 
+/// [`hold`], unless somebody has it.
+pub(crate) fn try_hold() -> Option<MutexGuard<'static, Vec<Box<[u8]>>>> {
+    crate::sync::try_lock_std(&FREE)
+}
+
 fn take(len: usize) -> Box<[u8]> {
     OUT.fetch_add(1, Ordering::Relaxed);
     let recycled = (len == WINDOW).then(|| free().pop()).flatten();

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::identity::{self, Identity};
-use super::marks::NUMBERS;
+use super::marks::{self, NUMBERS};
 use super::raw;
 
 /// The shared page, or pages.
@@ -94,7 +94,9 @@ pub fn begin(fd: RawFd) -> Found {
     let Some(watched) = usize::try_from(fd).ok().and_then(|fd| WATCHED.get(fd)) else {
         return Found::NoStream;
     };
-    if watched.identity.load(Ordering::Relaxed) == 0 {
+    // Where not all changes of a number are seen, what was found out about it need not be so any more.
+    let is_certain = marks::floor() == marks::PLAIN;
+    if watched.identity.load(Ordering::Relaxed) == 0 || !is_certain {
         match identity::of(fd).filter(|_| identity::is_stream(fd)) {
             Some(identity) => watched.identity.store(identity.get(), Ordering::Relaxed),
             None => return Found::NoStream,
@@ -107,7 +109,7 @@ pub fn begin(fd: RawFd) -> Found {
         // SeqCst, with the one in `Claim::new`: either its cell is seen below, or it sees ours.
         core::sync::atomic::fence(Ordering::SeqCst);
         let generation = region().map_or(0, |region| region.generation.load(Ordering::Relaxed));
-        if generation != 0 && watched.seen.load(Ordering::Relaxed) == generation {
+        if generation != 0 && is_certain && watched.seen.load(Ordering::Relaxed) == generation {
             return Found::Plain(cell);
         }
         if !others(CLAIMS, identity) {

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering, fence};
 
 /// Nothing is known of the number, and nothing needs to be: calls go to the kernel.
 pub const PLAIN: u8 = 0;
@@ -58,8 +58,39 @@ pub fn get(fd: RawFd) -> u8 {
 pub(crate) fn set(fd: RawFd, value: u8) {
     if let Some(mark) = mark(fd) {
         mark.store(value, Ordering::Relaxed);
+        keep_floor(mark);
     }
 }
+
+/// The least that every number is marked with: [`PLAIN`], or [`WATCHED`] in a process whose memory knows of some changes
+/// of its numbers only.
+#[must_use]
+pub fn floor() -> u8 {
+    FLOOR.load(Ordering::Relaxed)
+}
+
+/// From now on every number is [`WATCHED`]: what is marked here may be something else by now.
+pub(crate) fn raise_floor() {
+    FLOOR.store(WATCHED, Ordering::Relaxed);
+    // SeqCst, with the one in `keep_floor`: who stores a mark behind this pass sees the floor, or this pass sees its mark.
+    fence(Ordering::SeqCst);
+    for mark in &MARKS {
+        if mark.load(Ordering::Relaxed) != OWN {
+            mark.fetch_or(WATCHED, Ordering::AcqRel);
+        }
+    }
+}
+
+/// A mark has been stored, which may lie below the floor.
+pub(crate) fn keep_floor(mark: &AtomicU8) {
+    fence(Ordering::SeqCst);
+    if floor() != PLAIN && mark.load(Ordering::Relaxed) != OWN {
+        mark.fetch_or(floor(), Ordering::AcqRel);
+    }
+}
+
+/// [`floor`], which the C part looks at by itself.
+pub static FLOOR: AtomicU8 = AtomicU8::new(PLAIN);
 
 /// The byte of `fd`; `None` beyond the table.
 #[must_use]

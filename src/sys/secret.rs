@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::page;
+use crate::sync::try_lock_std;
 
 /// Owns a value in memory that is not dumped and is wiped on drop.
 pub struct SecretBox<T> {
@@ -78,6 +79,12 @@ pub struct Held(#[expect(dead_code, reason = "held for its drop")] MutexGuard<'s
 #[must_use]
 pub fn hold() -> Held {
     Held(arena())
+}
+
+/// [`hold`], unless somebody has it.
+#[must_use]
+pub fn try_hold() -> Option<Held> {
+    try_lock_std(&ARENA).map(Held)
 }
 
 struct Arena {

@@ -1,5 +1,9 @@
 //! Threads that stay out of the program's way.
 
+use rustix::io::Errno;
+
+use super::raw;
+
 /// A number of 31 bits that this thread has alone in its process; not 0. Makes no system call.
 #[must_use]
 pub fn number() -> u32 {
@@ -8,6 +12,19 @@ pub fn number() -> u32 {
     // The address of the thread's descriptor: two are a stack apart at least. That they are eight TiB apart, or a
     // multiple, is not to be expected; one would then be taken for the other's signal handler (EDEADLK).
     ((own >> 12) as u32 & (u32::MAX >> 1)).max(1)
+}
+
+/// Whether no other task has the memory of the calling one: no thread, and no child of a `vfork(2)`.
+#[must_use]
+pub fn is_alone() -> bool {
+    let flags = [libc::CLONE_VM.into()];
+    // SAFETY: takes no pointer. It changes nothing: a task that shares its memory is refused, and any other has it alone.
+    match unsafe { raw::call(libc::SYS_unshare, flags) } {
+        Ok(_) => true,
+        Err(Errno::INVAL) => false,
+        // A sandbox. Other processes that have the memory cannot be told here: a link for each thread, and two.
+        Err(_) => rustix::fs::stat("/proc/self/task").is_ok_and(|stat| stat.st_nlink == 3),
+    }
 }
 
 /// Starts a detached thread with every signal blocked, so that no handler of the program ever runs

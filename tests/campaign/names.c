@@ -42,6 +42,8 @@ const char *impossible(const struct cell *c)
         return "with the C library a number is free when uktls_close has closed it";
     if (flags & LIBRARY && (c->how == VFORKED || c->how == EXECED || c->how == SPAWNED || c->how == NEIGHBOURS))
         return "the C library follows no vfork, exec and close_range";
+    if (flags & LIBRARY && (c->how == RAW_CLONE || c->how == RAW_CLONE_FILES) && c->when == OTHER_THREAD)
+        return "the C library sees no clone: its locks are in the child as other threads have left them";
     if (flags & LAZY && c->forks == FORK_WHILE_WRITING)
         return "what waits in a stream is in the child once more";
     if (flags & LAZY && (c->how == VFORKED || c->how == RAW_CLONE || c->how == RAW_CLONE_FILES))

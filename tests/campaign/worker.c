@@ -852,10 +852,24 @@ static void write_elsewhere(int fd)
     run_writers(writers);
 }
 
+/* The process, thread or table of the writers was refused, with errno. */
+static void nobody_writes(void)
+{
+    note_errno(&sh->number_errno);
+    for (int i = 0; i < thread_counts[sh->cell.threads]; i++)
+        for (unsigned m = 0; m < messages_of(&sh->cell); m++)
+            atomic_store(&sh->writers[i].state[m], REFUSED);
+    atomic_store(&sh->made, 1);
+    if (sh->cell.when == AFTER_BY_NEW)
+        atomic_store(&sh->go, KEYS_DECLINED);
+}
+
 static void *write_unshared(void *argument)
 {
-    if (unshare(CLONE_FILES) < 0)
-        die("unshare: %s", strerror(errno));
+    if (unshare(CLONE_FILES) < 0) {
+        nobody_writes();
+        return argument;
+    }
     write_elsewhere(base_fd);
     return argument;
 }
@@ -888,7 +902,7 @@ static pid_t start_elsewhere(enum how how)
     case RAW_CLONE_FILES:
         child = (pid_t)syscall(SYS_clone, SIGCHLD | (how == RAW_CLONE_FILES ? CLONE_FILES : 0), 0L, 0L, 0L, 0L);
         if (child < 0)
-            die("clone: %s", strerror(errno));
+            nobody_writes();
         if (child == 0) {
             write_elsewhere(fd);
             _exit(0);
@@ -914,13 +928,7 @@ static pid_t start_elsewhere(enum how how)
             return child;
         /* There is nobody to write. */
         errno = error;
-        note_errno(&sh->number_errno);
-        for (int i = 0; i < thread_counts[sh->cell.threads]; i++)
-            for (unsigned m = 0; m < messages_of(&sh->cell); m++)
-                atomic_store(&sh->writers[i].state[m], REFUSED);
-        atomic_store(&sh->made, 1);
-        if (sh->cell.when == AFTER_BY_NEW)
-            atomic_store(&sh->go, KEYS_DECLINED);
+        nobody_writes();
         return -1;
     default: /* VFORKED; the parent sleeps until it ends. */
         child = vfork();
