@@ -214,6 +214,59 @@ static void test_no_other_program_gets_the_socket(void **state)
     }
 }
 
+/* The number is put down first, and becomes a TLS socket's afterwards. */
+static void test_keys_between_adddup2_and_spawn(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    for (int by_name = 0; by_name < 2; by_name++) {
+        posix_spawn_file_actions_t passes, opens, closes;
+        struct receiver receiver;
+        pid_t child;
+        int fd[2], other, number;
+        char *arguments[] = {"sh", "-c", FINDS_IT, "sh", "600", NULL};
+        tcp_pair(fd);
+        number = fd[0];
+        other = open("/dev/null", O_RDWR | O_CLOEXEC);
+        assert_ok(posix_spawn_file_actions_init(&passes));
+        assert_ok(posix_spawn_file_actions_adddup2(&passes, other, 599));
+        assert_ok(posix_spawn_file_actions_adddup2(&passes, fd[0], 600));
+        /* Here it is something else by then. */
+        assert_ok(posix_spawn_file_actions_init(&opens));
+        assert_ok(posix_spawn_file_actions_addopen(&opens, fd[0], "/dev/null", O_RDWR, 0));
+        assert_ok(posix_spawn_file_actions_adddup2(&opens, fd[0], 600));
+        assert_ok(posix_spawn_file_actions_init(&closes));
+        assert_ok(posix_spawn_file_actions_addclose(&closes, fd[0]));
+        assert_ok(posix_spawn_file_actions_adddup2(&closes, other, fd[0]));
+        assert_ok(posix_spawn_file_actions_adddup2(&closes, fd[0], 600));
+        assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
+        receiver_init(&receiver, fd[1], &keys);
+        int (*spawn)(pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, char *const[],
+                     char *const[]) = by_name ? posix_spawnp : posix_spawn;
+        const char *program = by_name ? "sh" : "/bin/sh";
+        assert_int_equal(spawn(&child, program, &passes, NULL, arguments, environ), EOPNOTSUPP);
+        assert_ok(spawn(&child, program, &opens, NULL, arguments, environ));
+        assert_exited(wait_child(child), 9);
+        assert_ok(spawn(&child, program, &closes, NULL, arguments, environ));
+        assert_exited(wait_child(child), 9);
+        assert_returns(send(fd[0], pattern(0, 10), 10, 0), 10);
+        expect_records(&receiver, "23:10");
+        close_tls(fd);
+        /* The number is an ordinary one's again. */
+        tcp_pair(fd);
+        assert_returns(dup2(fd[0], number), number);
+        assert_ok(spawn(&child, program, &passes, NULL, arguments, environ));
+        assert_exited(wait_child(child), 9);
+        close_both(fd);
+        if (number != fd[0] && number != fd[1])
+            assert_ok(close(number));
+        assert_ok(close(other));
+        assert_ok(posix_spawn_file_actions_destroy(&passes));
+        assert_ok(posix_spawn_file_actions_destroy(&opens));
+        assert_ok(posix_spawn_file_actions_destroy(&closes));
+    }
+}
+
 /* A server whose standard input is the socket, and a child that gets a pipe in its place. */
 static int starts_with_a_pipe(void *argument)
 {
@@ -306,6 +359,7 @@ int main(void)
         cmocka_unit_test(test_fork_and_both_write),
         cmocka_unit_test(test_a_forked_child_closes),
         cmocka_unit_test(test_no_other_program_gets_the_socket),
+        cmocka_unit_test(test_keys_between_adddup2_and_spawn),
         cmocka_unit_test(test_a_child_with_a_pipe_for_standard_input),
         cmocka_unit_test(test_children_beside_senders),
     };

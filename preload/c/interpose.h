@@ -271,6 +271,8 @@ void uktls_preload_forget_sole(void);
 void uktls_preload_start(void);
 /* Whether there was one in this process. */
 bool uktls_preload_had_connections(void);
+/* Whether there is one now. */
+bool uktls_preload_has_connections(void);
 /* Every accepted byte goes out; at most for the linger time. */
 void uktls_preload_drain(void);
 /* Asked in a signal handler every so many milliseconds of that: whether it never ends. */

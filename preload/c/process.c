@@ -1,7 +1,6 @@
 /* The end of a process, and of its program: what was accepted goes out first (design rule 3). */
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <time.h>
@@ -138,22 +137,7 @@ int execle(const char *path, const char *first, ...)
     return execve(path, arguments, environment);
 }
 
-/* The program that these start may have sockets of this process. If it gets keys there, or this one, the other is told by
- * the sign on the socket; so none is known to be this process's alone. */
-int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,
-                char *const arguments[], char *const environment[])
-{
-    uktls_preload_forget_sole();
-    return NEXT(posix_spawn)(pid, path, actions, attributes, arguments, environment);
-}
-
-int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
-                 const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[])
-{
-    uktls_preload_forget_sole();
-    return NEXT(posix_spawnp)(pid, file, actions, attributes, arguments, environment);
-}
-
+/* The program that it starts may have sockets of this process (spawn.c). */
 int system(const char *command)
 {
     uktls_preload_forget_sole();
@@ -227,11 +211,4 @@ int unshare(int flags)
     if (flags & CLONE_FILES && uktls_preload_before_unshare() < 0)
         return -1;
     return NEXT(unshare)(flags);
-}
-
-/* Its dup2 is one of the C library's own, and takes the flag off by which a TLS socket is closed to the next
- * program. */
-int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int new_fd)
-{
-    return is_tls(fd) ? EOPNOTSUPP : NEXT(posix_spawn_file_actions_adddup2)(actions, fd, new_fd);
 }

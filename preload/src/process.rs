@@ -105,6 +105,12 @@ pub extern "C" fn uktls_preload_had_connections() -> bool {
     PID.load(Ordering::Relaxed) != 0 && !uktls_preload_in_vfork()
 }
 
+/// Whether a number of this process is a TLS socket's.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_has_connections() -> bool {
+    guard_infallible(true, || registry::numbers().next().is_some())
+}
+
 /// Sends what was accepted, as far as its readers take it.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_drain() {
