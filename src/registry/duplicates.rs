@@ -77,12 +77,17 @@ fn try_put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
             if let Some(mine) = mine {
                 mine.move_to(other.unwrap_or(spare));
             }
-            net::dup3(old, new, flags).map_err(|errno| {
+            let number = net::dup3(old, new, flags).map_err(|errno| {
                 if let Some(mine) = mine {
                     mine.move_to(new);
                 }
                 Error::Os(errno)
-            })
+            })?;
+            if !is_tls {
+                // What was found out about the number as it was.
+                family::watch_as(old, new);
+            }
+            Ok(number)
         });
         drop(change);
         let (_, left) = result?;
