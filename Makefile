@@ -29,14 +29,14 @@ MAN7     := $(wildcard docs/man/*.7)
 # The others are one .so line, which is resolved only where the pages are installed.
 MANUALS  := $(shell grep -l '^\.Dd' docs/man/*)
 EXAMPLES := $(wildcard examples-c/*.[ch])
-SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/*.sh tests/interop/*.sh tests/selftest/*.sh tests/programs/*.sh tests/referee/*.sh tests/referee/*/*.sh) .ci/run
+SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/*.sh tests/interop/*.sh tests/selftest/*.sh tests/programs/*.sh tests/referee/*.sh tests/referee/*/*.sh tests/arm64/*.sh) .ci/run
 
 # In a test of the staged library, PREFIX says where it is and pkg-config finds it.
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-campaign test-campaign-short test-conformance conformance miri asan tsan \
+	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-arm64 test-campaign test-campaign-short test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
@@ -52,6 +52,7 @@ help:
 	@echo 'make test-programs  nginx, PostgreSQL and others over the preload library; installs them'
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make test-walks    the same with random calls'
+	@echo 'make test-arm64  C tests on arm64 with pages of 16 KiB, in an emulated machine; fetches a kernel'
 	@echo 'make test-campaign  every way by which bytes can reach a TLS socket; a quarter of an hour'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
@@ -316,6 +317,12 @@ test-walks:
 	scripts/install-deps.sh referee
 	@$(MAKE) --no-print-directory stage
 	$(STAGED) tests/referee/walk.sh
+
+# C tests of both libraries on arm64 with pages of 16 KiB. By itself: it fetches a kernel, builds everything anew for arm64, and
+# emulates a machine for some ten minutes.
+test-arm64:
+	scripts/install-deps.sh arm64
+	tests/arm64/run.sh
 
 # Every way by which bytes can reach a TLS socket, and what of them is on the wire: a quarter of an hour on two
 # cores. ARGS='--seed N' repeats a run, ARGS="--only 'write dup* before * *'" takes some of the cells.

@@ -537,10 +537,10 @@ void use_engine(int engine)
     current_engine = engine;
 }
 
-/* A test that hangs ends the program instead. */
+/* A test that hangs ends the program instead. UKTLS_TEST_SLOW: on an emulated processor. */
 static void arm(unsigned seconds)
 {
-    alarm(under_valgrind() ? seconds * 6 : seconds);
+    alarm(under_valgrind() || getenv("UKTLS_TEST_SLOW") ? seconds * 6 : seconds);
 }
 
 static int group_setup(void **state)

@@ -528,7 +528,7 @@ static void test_rx42_splice(void **state)
     }
 }
 
-/* RX-45: a pipe of one page, and a record of four. */
+/* RX-45: a pipe of one page, and a record of four (of one where pages are of 16 KiB). */
 static void test_rx45_small_pipe(void **state)
 {
     (void)state;
@@ -536,12 +536,13 @@ static void test_rx45_small_pipe(void **state)
     struct sealer s;
     struct keys keys = tls12_keys();
     assert_ok(pipe(p));
-    assert_returns(fcntl(p[1], F_SETPIPE_SZ, 4096), 4096);
+    int room = fcntl(p[1], F_SETPIPE_SZ, 4096);
+    assert_int_equal(room, sysconf(_SC_PAGESIZE));
     rx_pair(fd, &keys, &s);
     send_sealed(&s, "23:16384 23:16384");
     for (int left = 2 * 16384; left > 0;) {
         ssize_t n = tls_splice(fd[1], NULL, p[1], NULL, 30000, 0);
-        assert_in_range(n, 1, 4096);
+        assert_in_range(n, 1, room);
         left -= (int)n;
         assert_events(fd[1], left ? POLLIN : 0);
         if (left) {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what `make demo`, `make test` and other targets need beside Rust, by apt-get, and only what is missing.
-# Usage: scripts/install-deps.sh [demo|test|bench|referee|programs|unchanged|bench-programs]
+# Usage: scripts/install-deps.sh [demo|test|bench|referee|arm64|programs|unchanged|bench-programs]
 set -euo pipefail
 
 set_name=${1:-test}
@@ -34,6 +34,12 @@ referee)
     need xz-utils has xz
     need cpio has cpio
     need python3 has python3
+    ;;
+arm64)
+    need gcc-aarch64-linux-gnu has aarch64-linux-gnu-gcc
+    need libc6-dev-arm64-cross test -f /usr/aarch64-linux-gnu/include/stdio.h
+    need qemu-system-arm has qemu-system-aarch64
+    need cpio has cpio
     ;;
 test)
     need libcmocka-dev compiles cmocka.h

@@ -10,7 +10,8 @@
 #include <sys/time.h>
 #include <sys/uio.h>
 
-enum { PAGE = 4096 };
+/* Of any size that a page may have. */
+enum { PAGE = 65536 };
 
 static void *new_page(void)
 {

@@ -123,7 +123,7 @@ static void test_numbers_that_it_makes(void **state)
     assert_returns(fcntl(fd[0], F_GETFD), FD_CLOEXEC);
     assert_fails(syscall(SYS_dup3, fd[0], fd[0], 0L), EINVAL);
     assert_fails(syscall(SYS_dup, -1L), EBADF);
-    for (int i = 0; i < n - 2; i++)
+    for (int i = 0; i < 3; i++)
         assert_ok(syscall(SYS_close, made[i]));
     assert_ok(syscall(SYS_close_range, 200L, 201L, 0L));
     assert_fails(fcntl(200, F_GETFD), EBADF);
@@ -253,7 +253,6 @@ static void test_readiness(void **state)
     send_wire(&peer.out, wire, len - 1);
     struct pollfd p = {.fd = fd[0], .events = POLLIN};
     struct timespec time = {0, 1000000};
-    struct timeval wait = {0, 1000};
     sigset_t mask;
     struct {
         const sigset_t *mask;
@@ -270,6 +269,7 @@ static void test_readiness(void **state)
     assert_ok(syscall(SYS_poll, &p, 1L, 1L));
 #endif
 #ifdef SYS_select
+    struct timeval wait = {0, 1000};
     FD_ZERO(&in);
     FD_SET(fd[0], &in);
     assert_ok(syscall(SYS_select, fd[0] + 1L, &in, NULL, NULL, &wait));
