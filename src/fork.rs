@@ -16,18 +16,35 @@ use crate::error::Result;
 use crate::registry::{self, Clone};
 use crate::rx::window;
 use crate::sync::patiently;
-use crate::sys::{fork_guard, secret};
+use crate::sys::{fork_guard, secret, streams};
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
 /// linked so that it is never unloaded.
 pub fn install() {
+    watch();
     INSTALLED.call_once(|| {
-        // SAFETY: the three are plain functions of this library, which is never unloaded.
-        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
-        // SAFETY: as above.
+        // SAFETY: a plain function of this library, which is never unloaded.
         unsafe { libc::atexit(at_exit) };
     });
 }
+
+/// Installs those for forks alone: when the library is loaded, as a fork may be in the middle when it is first called.
+pub fn watch() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: the three are plain functions of this library, which is never unloaded.
+        unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+    });
+}
+
+extern "C" fn at_load() {
+    watch();
+}
+
+// SAFETY: the loader calls what stands in this section, once, before anything that depends on the library.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = at_load;
 
 type Held = (
     registry::Held,
@@ -41,6 +58,8 @@ thread_local! {
 }
 
 extern "C" fn before() {
+    // While no lock is held: calls that it waits for may want one.
+    registry::before_fork();
     let table = registry::hold();
     // Before the rest is held: records in flight need buffers and come to their end here.
     let share = std::panic::AssertUnwindSafe(|| registry::share_all(&table.table));
@@ -49,18 +68,26 @@ extern "C" fn before() {
     drop(shared);
     let memory = [buffer::hold(), window::hold()];
     let held = (table, memory, secret::hold(), fork_guard::epoch());
+    // Last: whoever sets keys holds locks of the table, and waits for this one.
+    streams::hold();
     HELD.with_borrow_mut(|slot| *slot = Some(held));
 }
 
 extern "C" fn in_parent() {
+    streams::release();
+    // While no keys can be set.
+    registry::has_forked();
     HELD.with_borrow_mut(Option::take);
+    streams::leave_watched();
 }
 
 extern "C" fn in_child() {
+    streams::release_in_child();
     if let Some(held) = HELD.with_borrow_mut(Option::take) {
         let parent = held.3;
         begin_child(held, parent);
     }
+    registry::after_fork();
 }
 
 /// A system call is about to make a process, of which no handler of `pthread_atfork` will be told. The locks are taken for
@@ -86,6 +113,7 @@ pub fn before_raw(clone: Clone, returns: bool) -> Result<()> {
                 let table = registry::hold_patiently()?;
                 let memory = [patiently(buffer::try_hold)?, patiently(window::try_hold)?];
                 let secrets = patiently(secret::try_hold)?;
+                streams::hold();
                 Some((table, memory, secrets, fork_guard::epoch()))
             })();
         });
@@ -100,9 +128,17 @@ pub fn after_raw(is_child: bool) -> bool {
     let Some(held) = HELD.with_borrow_mut(Option::take) else {
         return false;
     };
-    if is_child {
-        // No state is of epoch 0.
-        begin_child(held, 0);
+    match is_child {
+        true => {
+            streams::release_in_child();
+            // No state is of epoch 0.
+            begin_child(held, 0);
+            registry::after_fork();
+        }
+        false => {
+            streams::release();
+            registry::has_forked();
+        }
     }
     is_child
 }
@@ -117,6 +153,7 @@ fn begin_child((mut table, buffers, secrets, _): Held, parent: u64) {
         core::mem::forget(connection);
     }
     fork_guard::new_epoch();
+    registry::has_forked();
     registry::forget_published();
     WRITTEN.store(false, Ordering::Relaxed);
     registry::reset_in_child();

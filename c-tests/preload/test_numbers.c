@@ -407,6 +407,29 @@ static void test_vfork_child_writes(void **state)
     assert_ok(close(fd[1]));
 }
 
+/* The library's threads are not started there: they would end with the child, and what is left to them would stay. */
+static void test_vfork_child_sends_first(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    struct receiver receiver;
+    int fd[2];
+    tls_pair(fd, &keys, &receiver);
+    pid_t child = vfork();
+    if (child == 0) {
+        for (int i = 0; i < 4; i++)
+            if (write(fd[0], pattern((uint64_t)i * 65536, 65536), 65536) != 65536)
+                _exit(1);
+        _exit(0);
+    }
+    assert_exited(wait_child(child), 0);
+    expect_bytes(&receiver, 4 * 65536);
+    /* Nor are they missed when the parent could have used some. */
+    send_all(fd[0], 4 * 65536, 65536, 0);
+    expect_bytes(&receiver, 5 * 65536);
+    close_tls(fd);
+}
+
 static void test_disconnecting_att12(void **state)
 {
     (void)state;
@@ -543,6 +566,8 @@ static void test_close_range_with_cloexec_closes_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        /* Before the library has any threads. */
+        cmocka_unit_test(test_vfork_child_sends_first),
         cmocka_unit_test(test_duplicates_are_the_same_connection),
         cmocka_unit_test(test_a_copy_takes_over_what_waits),
         cmocka_unit_test(test_dup_over_a_socket_drains_it),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The socket, not the number: keys, duplicates and writes at the same time, by all numbers that a socket has, in threads and
- * processes. No byte goes out plain, and no number is sealed twice.
+ * The socket, not the number: keys, duplicates and writes at the same time, by all numbers that a socket has, in threads.
+ * test_family.c has the same for processes. No byte goes out plain, and no number is sealed twice.
  */
 #include "preload.h"
 
@@ -252,8 +252,6 @@ static void test_a_number_in_flight(void **state)
     close_both(fd);
 }
 
-/* --- other processes ----------------------------------------------------------------------------- */
-
 static void tell(int to)
 {
     assert_returns(write(to, "", 1), 1);
@@ -264,137 +262,6 @@ static void await(int from)
     char byte;
 
     assert_returns(read(from, &byte, 1), 1);
-}
-
-struct inherited {
-    int fd, from, to;
-    struct keys keys;
-};
-
-/* Bytes by the number, before and after the parent sets keys; then keys. */
-static int uses_what_it_inherited(void *argument)
-{
-    const struct inherited *it = argument;
-
-    CHILD_CHECK(write(it->fd, "plain", 5) == 5);
-    tell(it->to);
-    await(it->from);
-    CHILD_CHECK(write(it->fd, SECRET, SECRET_LEN) == -1 && errno == EIO);
-    CHILD_CHECK(send(it->fd, SECRET, SECRET_LEN, MSG_NOSIGNAL) == -1 && errno == EIO);
-    CHILD_CHECK(dprintf(it->fd, SECRET) < 0);
-    int copy = dup(it->fd);
-    CHILD_CHECK(copy >= 0 && write(copy, SECRET, SECRET_LEN) == -1 && errno == EIO);
-    CHILD_CHECK(tls_tx_init(it->fd, it->keys.info, it->keys.len) == -1 && errno == EBUSY);
-    CHILD_CHECK(write(it->fd, SECRET, SECRET_LEN) == -1 && errno == EIO);
-    char data[10];
-    CHILD_CHECK(recv(it->fd, data, sizeof data, MSG_DONTWAIT) == -1 && errno == EIO);
-    return 0;
-}
-
-static void test_a_forked_child_without_the_keys(void **state)
-{
-    (void)state;
-    struct keys keys = tls13_keys();
-    struct receiver receiver;
-    int fd[2], there[2], back[2];
-    char data[6] = "";
-
-    tcp_pair(fd);
-    receiver_init(&receiver, fd[1], &keys);
-    assert_ok(pipe(there));
-    assert_ok(pipe(back));
-    struct inherited it = {fd[0], there[0], back[1], keys};
-    fflush(NULL);
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        alarm(60);
-        _exit(uses_what_it_inherited(&it));
-    }
-    await(back[0]);
-    assert_returns(recv(fd[1], data, 5, MSG_WAITALL), 5);
-    assert_string_equal(data, "plain");
-    assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
-    assert_returns(write(fd[0], pattern(0, 10), 10), 10);
-    tell(there[1]);
-    assert_exited(wait_child(child), 0);
-    assert_returns(write(fd[0], pattern(10, 10), 10), 10);
-    expect_records(&receiver, "23:10 23:10");
-    close_both(fd);
-    close_both(there);
-    close_both(back);
-}
-
-/* The other way round: the child sets keys (a server that forks for each connection), and its parent is refused. */
-static void test_a_parent_without_the_keys(void **state)
-{
-    (void)state;
-    struct keys keys = tls13_keys();
-    struct receiver receiver;
-    int fd[2], there[2], back[2];
-
-    tcp_pair(fd);
-    receiver_init(&receiver, fd[1], &keys);
-    assert_ok(pipe(there));
-    assert_ok(pipe(back));
-    fflush(NULL);
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        alarm(60);
-        CHILD_CHECK(tls_tx_init(fd[0], keys.info, keys.len) == 0);
-        CHILD_CHECK(write(fd[0], pattern(0, 10), 10) == 10);
-        tell(back[1]);
-        await(there[0]);
-        CHILD_CHECK(write(fd[0], pattern(10, 10), 10) == 10);
-        _exit(0);
-    }
-    await(back[0]);
-    assert_fails(write(fd[0], SECRET, SECRET_LEN), EIO);
-    assert_fails(tls_tx_init(fd[0], keys.info, keys.len), EBUSY);
-    tell(there[1]);
-    assert_exited(wait_child(child), 0);
-    expect_records(&receiver, "23:10 23:10");
-    /* When the process with the keys has gone, too. */
-    assert_fails(write(fd[0], SECRET, SECRET_LEN), EIO);
-    expect_nothing(fd[1]);
-    close_both(fd);
-    close_both(there);
-    close_both(back);
-}
-
-/* The program started by exec has the socket, and this one the keys. */
-static int inherited_by_exec(void)
-{
-    await(4);
-    CHILD_CHECK(write(3, SECRET, SECRET_LEN) == -1 && errno == EIO);
-    struct keys keys = tls13_keys();
-    CHILD_CHECK(tls_tx_init(3, keys.info, keys.len) == -1 && errno == EBUSY);
-    return 0;
-}
-
-static void test_a_program_without_the_keys(void **state)
-{
-    (void)state;
-    struct keys keys = tls13_keys();
-    struct receiver receiver;
-    int fd[2], there[2];
-
-    tcp_pair(fd);
-    receiver_init(&receiver, fd[1], &keys);
-    assert_ok(pipe(there));
-    fflush(NULL);
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0)
-        become_child("exec", fd[0], there[0]);
-    assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
-    tell(there[1]);
-    assert_exited(wait_child(child), 0);
-    assert_returns(write(fd[0], pattern(0, 10), 10), 10);
-    expect_records(&receiver, "23:10");
-    close_both(fd);
-    close_both(there);
 }
 
 /* --- between mark and kernel ---------------------------------------------------------------------- */
@@ -744,17 +611,11 @@ int main(void)
         cmocka_unit_test(test_refused_keys_beside_good_ones),
         cmocka_unit_test(test_every_number_is_the_socket),
         cmocka_unit_test(test_a_number_in_flight),
-        cmocka_unit_test(test_a_forked_child_without_the_keys),
-        cmocka_unit_test(test_a_parent_without_the_keys),
-        cmocka_unit_test(test_a_program_without_the_keys),
         cmocka_unit_test(test_a_writer_stopped_at_its_system_call),
         cmocka_unit_test(test_sockets_over_a_number),
         cmocka_unit_test(test_sockets_and_files_over_a_number),
         cmocka_unit_test(test_numbers_come_and_go),
         cmocka_unit_test(test_standard_error),
     };
-    const char *child = getenv("UKTLS_TEST_CHILD");
-    if (child)
-        return inherited_by_exec();
     return RUN_PRELOADED("test_races", tests);
 }

@@ -388,6 +388,30 @@ static void test_return(void **state)
     assert_ok(close(saved));
 }
 
+/* Wide text leaves in one piece, also by a twin that serves again. */
+static void test_return_of_wide_output(void **state)
+{
+    (void)state;
+    FILE *stream = tmpfile();
+    int number = fileno(stream), saved = dup(number);
+    for (int i = 0; i < 3; i++) {
+        int fd[2];
+        struct peer peer;
+        both_pair(fd, &peer);
+        peer.in.pattern = false;
+        assert_true(fputws(L"file ", stream) >= 0);
+        assert_ok(fflush(stream));
+        assert_returns(dup2(fd[0], number), number);
+        assert_true(fputws(L"socket", stream) >= 0);
+        assert_ok(fflush(stream));
+        expect_text(&peer, "23:6", "socket");
+        assert_returns(dup2(saved, number), number);
+        close_both(fd);
+    }
+    assert_ok(fclose(stream));
+    assert_ok(close(saved));
+}
+
 /* As with plain files, what was not flushed goes where the number leads. */
 static void test_return_with_output(void **state)
 {
@@ -756,6 +780,7 @@ int main(void)
         cmocka_unit_test(test_buffers_stay),
         cmocka_unit_test(test_what_the_library_does_not_see),
         cmocka_unit_test(test_return),
+        cmocka_unit_test(test_return_of_wide_output),
         cmocka_unit_test(test_return_with_output),
         cmocka_unit_test(test_a_number_that_comes_again),
         cmocka_unit_test(test_a_stream_in_use),

@@ -9,9 +9,18 @@ _Atomic uint8_t uktls_queued[MARKS / 8];
 
 static void note_queued(int fd)
 {
-    if ((unsigned)fd < MARKS && mark_of(fd))
+    if ((unsigned)fd < MARKS)
         atomic_fetch_or(&uktls_queued[fd / 8], (uint8_t)(1 << fd % 8));
 }
+
+bool uktls_is_queued(int fd);
+bool uktls_is_queued(int fd)
+{
+    return is_queued(fd);
+}
+
+/* Whoever makes a number a TLS socket's waits until the request is noted. */
+#define QUEUEING struct noted call __attribute__((cleanup(uktls_end_note))) = uktls_note_all()
 
 static bool is_refused(int fd)
 {
@@ -26,6 +35,8 @@ static int refuse(void)
 
 int aio_write(struct aiocb *request)
 {
+    QUEUEING;
+
     if (is_refused(request->aio_fildes))
         return refuse();
     note_queued(request->aio_fildes);
@@ -34,6 +45,8 @@ int aio_write(struct aiocb *request)
 
 int aio_write64(struct aiocb64 *request)
 {
+    QUEUEING;
+
     if (is_refused(request->aio_fildes))
         return refuse();
     note_queued(request->aio_fildes);
@@ -52,6 +65,8 @@ int aio_read64(struct aiocb64 *request)
 
 int lio_listio(int mode, struct aiocb *const list[], int n, struct sigevent *event)
 {
+    QUEUEING;
+
     for (int i = 0; i < n; i++)
         if (list[i] != NULL && is_refused(list[i]->aio_fildes))
             return refuse();
@@ -63,6 +78,8 @@ int lio_listio(int mode, struct aiocb *const list[], int n, struct sigevent *eve
 
 int lio_listio64(int mode, struct aiocb64 *const list[], int n, struct sigevent *event)
 {
+    QUEUEING;
+
     for (int i = 0; i < n; i++)
         if (list[i] != NULL && is_refused(list[i]->aio_fildes))
             return refuse();

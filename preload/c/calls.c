@@ -102,6 +102,13 @@ void uktls_end_note(struct noted *call)
     call->at = 0;
 }
 
+struct noted uktls_note_all(void)
+{
+    uktls_preload_unnoted(1);
+    atomic_thread_fence(memory_order_seq_cst);
+    return (struct noted){.at = CALLS, .cell = NO_CELL};
+}
+
 static void end_watched(struct noted *call)
 {
     int saved = errno;
@@ -181,10 +188,10 @@ void uktls_begin_in(struct noted *call, int fd)
 }
 
 /* For uktls::sys::streams: 0 or an errno. */
-int uktls_leave_number(int fd);
-int uktls_leave_number(int fd)
+int uktls_leave_number(int fd, bool is_tls);
+int uktls_leave_number(int fd, bool is_tls)
 {
-    if (fd == STDERR_FILENO)
+    if (is_tls && fd == STDERR_FILENO)
         /* The C library writes there by itself: assert's, malloc's and the stack protector's messages. */
         return EOPNOTSUPP;
     return uktls_streams_leave(fd) == 0 ? 0 : errno;

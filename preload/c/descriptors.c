@@ -6,16 +6,24 @@
 #include <unistd.h>
 
 #include "around.h"
+#include "streams.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE 2
 #define CLOSE_RANGE_CLOEXEC 4
 #endif
 
-static void forget_mark(int fd, uint8_t mark)
+/* What the C library's threads have to write by a number is over when that is given out again: a program that does not
+ * wait for it would write to something else. */
+static void forget_queued(int fd)
 {
     if (UNLIKELY(is_queued(fd)))
         atomic_fetch_and(&uktls_queued[fd / 8], (uint8_t)~(1 << fd % 8));
+}
+
+static void forget_mark(int fd, uint8_t mark)
+{
+    forget_queued(fd);
     /* Unless the number has been given out again. */
     if ((unsigned)fd < MARKS)
         atomic_compare_exchange_strong(&uktls_preload_marks[fd], &mark, uktls_floor());
@@ -113,8 +121,14 @@ static void make_twin(int fd, uint8_t mark)
  * sets them waits for the call, and this one would wait for keys that are being set. */
 static void follow(int old, int new_fd, uint8_t mark, struct noted *call, struct noted *of_old)
 {
-    if (new_fd < 0 || LIKELY(!(mark | mark_of(new_fd))) || uktls_preload_in_vfork())
+    if (new_fd < 0 || LIKELY(!(mark | mark_of(new_fd))))
         return;
+    if (uktls_preload_in_vfork()) {
+        /* The program that it starts has it. */
+        if (mark)
+            uktls_preload_passed(old);
+        return;
+    }
     uktls_preload_inherit(old, new_fd);
     uktls_end_note(call);
     if (of_old != NULL)
@@ -187,6 +201,7 @@ int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
     struct noted of_old __attribute__((cleanup(uktls_end_call)));
     struct noted call __attribute__((cleanup(uktls_end_call)));
     uint8_t mark, mark_of_old;
+    bool is_moving;
     int result;
 
     /* Who sets keys by either number waits for this call. */
@@ -201,11 +216,18 @@ int uktls_dup_over(int old, int new_fd, int flags, int (*next)(int, int, int))
         if (mark & MARK_TLS && old != new_fd)
             /* By the child of a vfork. */
             uktls_vfork_changed = true;
-        if (old != new_fd)
-            make_twin(old, mark_of_old);
+        if (old == new_fd)
+            return next(old, new_fd, flags);
+        make_twin(old, mark_of_old);
+        is_moving = mark_of_old & (MARK_WATCHED | MARK_REFUSED) && !(mark & SLOW_IN & ~uktls_floor()) &&
+                    uktls_preload_may_have_keys(old);
+        /* What the C library's streams write there by themselves would be written to the socket. */
+        if (is_moving && uktls_streams_leave(new_fd) < 0)
+            return -1;
         result = next(old, new_fd, flags);
-        if (old != new_fd)
-            follow(old, result, mark_of_old, &call, &of_old);
+        follow(old, result, mark_of_old, &call, &of_old);
+        if (is_moving)
+            uktls_streams_return(new_fd);
         return result;
     }
     uktls_end_note(&call);
@@ -245,6 +267,7 @@ int uktls_fresh(int fd, int type)
         return fd;
     if (LIKELY((unsigned)fd < MARKS))
         uktls_last_writer[fd] = NULL;
+    forget_queued(fd);
     if ((is_stream || mark_of(fd)) && !uktls_preload_in_vfork())
         uktls_preload_fresh(fd, is_stream);
     return fd;

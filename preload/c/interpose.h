@@ -117,6 +117,8 @@ enum { NO_CELL = -3 };
 void uktls_give_slots(void);
 void uktls_note_call(struct noted *call, int fd);
 void uktls_end_note(struct noted *call);
+/* A call by any number. */
+struct noted uktls_note_all(void);
 /* As uktls_end_note, and of what there is of another process as well. */
 void uktls_end_call(struct noted *call);
 /* Begins a call, and says what it does with the number. Reads are not waited for when keys are set (ATT-20), so they
@@ -207,8 +209,6 @@ static inline bool is_queued(int fd)
 
 /* What waits in streams over TLS sockets is written now: the C library would do it when we have drained. */
 void uktls_flush_streams(void);
-/* Keeps the list of them whole across a fork. */
-void uktls_watch_streams(void);
 
 /* The core (preload/src). All return what the mirrored call does. */
 ssize_t uktls_preload_send(int fd, const void *data, size_t len, int flags);
@@ -242,6 +242,8 @@ void uktls_preload_fresh(int fd, bool is_stream);
 void uktls_preload_inherit(int old, int new_fd);
 /* The same, when that call is over. */
 void uktls_preload_came_over(int new_fd);
+/* Whether somebody has set keys on the number's socket, or can: it is a connection of the Internet's. */
+bool uktls_preload_may_have_keys(int fd);
 /* The number has come from another process, or may have. */
 void uktls_number_came(int fd);
 /* The number's socket has been passed on: another process may have it. */
@@ -260,13 +262,16 @@ void uktls_preload_give_slot(struct uktls_slot *slot);
 /* A call for which there is no slot begins (1) or ends (-1). */
 void uktls_preload_unnoted(int change);
 void uktls_preload_before_fork(void);
-void uktls_preload_after_fork(void);
 /* Before a clone(2) that runs no handlers, and before a thread gets a table of numbers of its own: 0, or -1 and errno if
  * TLS sockets keep the process from that. `returns`: to the caller in both processes, who then says so by the third. */
 int uktls_preload_before_clone(uint64_t flags, bool returns);
 int uktls_preload_before_unshare(void);
 void uktls_preload_after_clone(bool is_child);
-/* Another program may come to sockets of this process, or a number that is not seen. */
+/* Another program is about to be started by this process. */
+void uktls_preload_before_spawn(void);
+/* A child that shares this process's memory, and not its numbers, is about to come into being. */
+void uktls_preload_before_vfork(void);
+/* Somebody may have got a number of this process, in a way that does not tell of which. */
 void uktls_preload_forget_sole(void);
 void uktls_preload_start(void);
 /* Whether there was one in this process. */

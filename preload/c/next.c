@@ -44,8 +44,6 @@ __attribute__((constructor(101))) static void resolve_all(void)
         if (atomic_load_explicit(&uktls_next[name], memory_order_relaxed) == NULL)
             uktls_resolve((enum next_name)name);
     uktls_give_slots();
-    uktls_watch_streams();
-    pthread_atfork(uktls_preload_before_fork, NULL, uktls_preload_after_fork);
     /* The first is the last that quick_exit calls: the program's own may send. */
     at_quick_exit(drain_quickly);
     uktls_preload_start();

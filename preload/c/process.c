@@ -140,7 +140,7 @@ int execle(const char *path, const char *first, ...)
 /* The program that it starts may have sockets of this process (spawn.c). */
 int system(const char *command)
 {
-    uktls_preload_forget_sole();
+    uktls_preload_before_spawn();
     return NEXT(system)(command);
 }
 
@@ -149,7 +149,7 @@ void *uktls_before_vfork(void);
 void *uktls_before_vfork(void)
 {
     if (!uktls_preload_in_vfork())
-        uktls_preload_forget_sole();
+        uktls_preload_before_vfork();
     return next_of(NEXT_vfork);
 }
 

@@ -87,12 +87,11 @@ static bool pass_tls(const posix_spawn_file_actions_t *actions)
     return false;
 }
 
-/* The program may have sockets of this process. If it gets keys there, or this one, the other is told by the sign on the
- * socket; so none is known to be this process's alone. */
+/* The program may have sockets of this process, and may set keys on them. */
 int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,
                 char *const arguments[], char *const environment[])
 {
-    uktls_preload_forget_sole();
+    uktls_preload_before_spawn();
     if (pass_tls(actions))
         return EOPNOTSUPP;
     return NEXT(posix_spawn)(pid, path, actions, attributes, arguments, environment);
@@ -101,7 +100,7 @@ int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_actions_t *
 int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t *actions,
                  const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[])
 {
-    uktls_preload_forget_sole();
+    uktls_preload_before_spawn();
     if (pass_tls(actions))
         return EOPNOTSUPP;
     return NEXT(posix_spawnp)(pid, file, actions, attributes, arguments, environment);
@@ -111,5 +110,10 @@ int posix_spawnp(pid_t *pid, const char *file, const posix_spawn_file_actions_t 
  * is closed to the next program. */
 int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd, int new_fd)
 {
-    return is_tls(fd) ? EOPNOTSUPP : NEXT(posix_spawn_file_actions_adddup2)(actions, fd, new_fd);
+    if (is_tls(fd))
+        return EOPNOTSUPP;
+    /* The started program has the number also if it closes itself on exec. */
+    if (mark_of(fd))
+        uktls_preload_passed(fd);
+    return NEXT(posix_spawn_file_actions_adddup2)(actions, fd, new_fd);
 }

@@ -41,18 +41,18 @@ FILE *tmpfile64(void)
 
 FILE *popen(const char *command, const char *mode)
 {
-    uktls_preload_forget_sole();
+    uktls_preload_before_spawn();
     return uktls_stream_opened(NEXT(popen)(command, mode));
 }
 
 TWIN(_IO_popen, popen);
 
-/* What has no twin, and a number that is TLS nevertheless: the C library would close it behind our back. */
+/* What has no twin, and a number that is off nevertheless: the C library would close it behind our back. */
 static void follow_number(FILE *stream)
 {
     int saved = errno, fd = serving(stream) == stream ? NEXT(fileno)(stream) : -1;
 
-    if (fd >= 0 && is_tls(fd))
+    if (fd >= 0 && is_off(fd))
         (void)uktls_streams_leave(fd);
     errno = saved;
 }
@@ -99,7 +99,7 @@ static FILE *reopen(const char *path, const char *mode, FILE *stream, reopening 
     /* A socket cannot be opened by its number's name. */
     errno = ENXIO;
     plain = path == NULL ? -1 : NEXT(socket)(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (plain < 0 || (is_tls(fd) && dup2(plain, fd) < 0)) {
+    if (plain < 0 || (is_off(fd) && dup2(plain, fd) < 0)) {
         int error = errno;
 
         if (plain >= 0)
@@ -132,17 +132,21 @@ int fileno(FILE *stream)
 
 TWIN(fileno_unlocked, fileno);
 
+static int flush(FILE *stream)
+{
+    SERVED(stream, NEXT(fflush)(at));
+}
+
 /* The twins are among the streams that the C library knows of. */
 int fflush(FILE *stream)
 {
-    FILE *at = stream == NULL ? NULL : serving(stream);
     int result;
 
-    if (LIKELY(at == stream))
+    if (stream == NULL)
         return NEXT(fflush)(stream);
-    result = NEXT(fflush)(at);
-    uktls_stream_served(stream, at);
-    uktls_stream_rests(stream);
+    result = flush(stream);
+    if (UNLIKELY(serving(stream) != stream))
+        uktls_stream_rests(stream);
     return result;
 }
 
@@ -150,24 +154,15 @@ TWIN(_IO_fflush, fflush);
 
 int fflush_unlocked(FILE *stream)
 {
-    FILE *at = stream == NULL ? NULL : serving(stream);
+    bool is_plain = stream == NULL || LIKELY(serving(stream) == stream);
 
-    if (LIKELY(at == stream))
-        return is_alone() ? NEXT(fflush_unlocked)(stream) : NEXT(fflush)(stream);
-    return fflush(stream);
+    return is_plain && is_alone() ? NEXT(fflush_unlocked)(stream) : fflush(stream);
 }
 
 /* The stream that a lock is of may change until it is taken, but not as long as it is held. */
 void flockfile(FILE *stream)
 {
-    FILE *at = serving(stream);
-
-    NEXT(flockfile)(at);
-    while (UNLIKELY(serving(stream) != at)) {
-        NEXT(funlockfile)(at);
-        at = serving(stream);
-        NEXT(flockfile)(at);
-    }
+    (void)uktls_stream_hold(stream);
 }
 
 TWIN(_IO_flockfile, flockfile);

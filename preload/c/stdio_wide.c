@@ -102,7 +102,7 @@ static int print_text(FILE *stream, FILE *at, print *next, int flag, const wchar
 
 static int print_to(FILE *stream, print *next, int flag, const wchar_t *format, va_list list)
 {
-    FILE *at = serving(stream);
+    HOLD(stream);
     int result;
 
     if (LIKELY(at == stream))
@@ -116,7 +116,7 @@ static int print_to(FILE *stream, print *next, int flag, const wchar_t *format, 
 #define SERVE_WIDE(type, name, parameters, arguments, at_twin)                                                         \
     type name parameters                                                                                               \
     {                                                                                                                  \
-        FILE *at = serving(stream);                                                                                    \
+        HOLD(stream);                                                                                                  \
         type result;                                                                                                   \
         if (LIKELY(at == stream))                                                                                      \
             return NEXT(name) arguments;                                                                               \

@@ -60,7 +60,7 @@ enum { BUCKETS = 256 };
 static struct twin *_Atomic buckets[BUCKETS];
 _Atomic int uktls_dead_number = NOT_MADE;
 
-/* By number: leaves that no return has ended yet, where it was not TLS; and streams that are served by twins. */
+/* By number: leaves that no return has ended yet, where it was not off; and streams that are served by twins. */
 static _Atomic uint32_t claims[MARKS];
 static _Atomic uint32_t served[MARKS];
 
@@ -121,7 +121,7 @@ FILE *uktls_find_twin(FILE *stream)
 
 static bool is_changing(int fd)
 {
-    return (unsigned)fd < MARKS && atomic_load(&claims[fd]) > 0 && !is_tls(fd);
+    return (unsigned)fd < MARKS && atomic_load(&claims[fd]) > 0 && !is_off(fd);
 }
 
 static void go_out(void *twin)
@@ -349,6 +349,9 @@ static FILE *file_of(struct twin *twin, const FILE *stream, char *buffer, size_t
         /* Another thread's call that came too late has left something there, which it will write now. */
         errno = EBUSY;
         file = NULL;
+    } else {
+        /* The C library sets it only when it makes room in the buffer, which it has to do again. */
+        file->_flags &= ~IO_CURRENTLY_PUTTING;
     }
     twin->is_held = false;
     return file;
@@ -411,23 +414,21 @@ static void carry_input(struct twin *twin, FILE *stream)
     twin->unread_len = (size_t)(to - twin->unread) + plain + backed;
 }
 
-static void carry_output(FILE *stream, FILE *file)
+/* A twin knows bytes only. Those that a wide stream has made of its characters already come before the others. */
+static void carry_output(const FILE *stream, FILE *file)
 {
     const struct io_wide *wide = wide_of(stream);
     mbstate_t state = {0};
     char bytes[MB_LEN_MAX];
 
-    if (wide != NULL) {
-        for (const wchar_t *at = wide->write_base; at < wide->write_ptr; at++) {
-            size_t n = wcrtomb(bytes, *at, &state);
-
-            for (size_t i = 0; n != (size_t)-1 && i < n; i++)
-                NEXT(fputc_unlocked)((unsigned char)bytes[i], file);
-        }
-        return;
-    }
     for (const char *at = stream->_IO_write_base; at < stream->_IO_write_ptr; at++)
         NEXT(fputc_unlocked)((unsigned char)*at, file);
+    for (const wchar_t *at = wide == NULL ? NULL : wide->write_base; wide != NULL && at < wide->write_ptr; at++) {
+        size_t n = wcrtomb(bytes, *at, &state);
+
+        for (size_t i = 0; n != (size_t)-1 && i < n; i++)
+            NEXT(fputc_unlocked)((unsigned char)bytes[i], file);
+    }
 }
 
 /* Nothing is in the stream any more, and no room either: the program's macros come to us for each character. */
@@ -506,7 +507,7 @@ static int stage(int fd, struct twin **staged)
 /* Whether a call on a twin may be between its look at the number, which another file has now, and the kernel. */
 static int pass_twins(int fd)
 {
-    for (int i = 0; i < BUCKETS && served[fd] > 0 && !is_tls(fd); i++)
+    for (int i = 0; i < BUCKETS && served[fd] > 0 && !is_off(fd); i++)
         for (struct twin *twin = buckets[i]; twin != NULL; twin = twin->next)
             if (twin->serves && twin->number == fd && atomic_load(&twin->inside) > 0)
                 return EBUSY;
@@ -549,22 +550,57 @@ int uktls_streams_leave(int fd)
 {
     int saved = errno, result;
     sigset_t mask;
-    bool was_tls;
+    bool was_off;
 
     if ((unsigned)fd >= MARKS || uktls_preload_in_vfork())
         return 0;
     take(&mask);
-    was_tls = is_tls(fd);
+    was_off = is_off(fd);
     /* Ahead of the look: who opens a stream looks here afterwards. */
-    if (!was_tls)
+    if (!was_off)
         atomic_fetch_add(&claims[fd], 1);
     result = move_streams(fd);
-    if (result < 0 && !was_tls)
+    if (result < 0 && !was_off)
         atomic_fetch_sub(&claims[fd], 1);
     release(&mask);
     if (result == 0)
         errno = saved;
     return result;
+}
+
+void uktls_streams_leave_marked(int fd)
+{
+    int saved = errno;
+    sigset_t mask;
+
+    if ((unsigned)fd >= MARKS || !is_off(fd) || !uktls_preload_may_have_keys(fd) || uktls_preload_in_vfork())
+        return;
+    take(&mask);
+    (void)move_streams(fd);
+    release(&mask);
+    errno = saved;
+}
+
+/* The first number, from `fd` on, that is off and has a stream. */
+static int next_to_leave(int fd)
+{
+    int found = MARKS;
+
+    _IO_list_lock();
+    for (FILE *at = _IO_iter_begin(); at != _IO_iter_end(); at = _IO_iter_next(at)) {
+        int number = _IO_iter_file(at)->_fileno;
+
+        if (number >= fd && number < found && is_off(number))
+            found = number;
+    }
+    _IO_list_unlock();
+    return found;
+}
+
+void uktls_streams_leave_watched(void)
+{
+    for (int fd = next_to_leave(0); fd < MARKS; fd = next_to_leave(fd + 1))
+        uktls_streams_leave_marked(fd);
 }
 
 /* --- returning ----------------------------------------------------------------------------- */
@@ -609,7 +645,7 @@ static void try_to_return(struct twin *twin)
 
 static bool is_plain(int fd)
 {
-    return atomic_load(&claims[fd]) == 0 && !is_tls(fd);
+    return atomic_load(&claims[fd]) == 0 && !is_off(fd);
 }
 
 static void return_streams(int fd)
@@ -686,6 +722,25 @@ int uktls_stream_number(FILE *stream)
     return serves(twin) ? twin->number : -1;
 }
 
+FILE *uktls_stream_hold(FILE *stream)
+{
+    FILE *at = serving(stream);
+
+    NEXT(flockfile)(at);
+    while (UNLIKELY(serving(stream) != at)) {
+        NEXT(funlockfile)(at);
+        at = serving(stream);
+        NEXT(flockfile)(at);
+    }
+    return at;
+}
+
+void uktls_stream_let_go(FILE *const *held)
+{
+    if (UNLIKELY(*held != NULL))
+        NEXT(funlockfile)(*held);
+}
+
 void uktls_stream_served(FILE *stream, FILE *file)
 {
     int saved = errno;
@@ -713,7 +768,8 @@ FILE *uktls_stream_opened(FILE *stream)
     int fd = stream != NULL ? stream->_fileno : -1, error;
     sigset_t mask;
 
-    if (LIKELY((unsigned)fd >= MARKS) || LIKELY(atomic_load(&claims[fd]) == 0 && !is_tls(fd)))
+    if (LIKELY((unsigned)fd >= MARKS) || LIKELY(atomic_load(&claims[fd]) == 0 && !is_off(fd)) ||
+        (!is_tls(fd) && atomic_load(&claims[fd]) == 0 && !uktls_preload_may_have_keys(fd)))
         return stream;
     take(&mask);
     error = move_streams(fd) == 0 ? 0 : errno;
@@ -765,28 +821,23 @@ int uktls_stream_close(FILE *stream, int (*next)(FILE *))
 
 /* --- the process --------------------------------------------------------------------------- */
 
-static void lock_streams(void)
+void uktls_streams_hold(void)
 {
     pthread_mutex_lock(&lock);
 }
 
-static void unlock_streams(void)
+void uktls_streams_release(void)
 {
     pthread_mutex_unlock(&lock);
 }
 
 /* The threads that were in twins are not in the child. */
-static void unlock_in_child(void)
+void uktls_streams_release_in_child(void)
 {
     for (int i = 0; i < BUCKETS && uktls_dead_number != NOT_MADE; i++)
         for (struct twin *twin = buckets[i]; twin != NULL; twin = twin->next)
             twin->inside = 0;
-    unlock_streams();
-}
-
-void uktls_watch_streams(void)
-{
-    pthread_atfork(lock_streams, unlock_streams, unlock_in_child);
+    uktls_streams_release();
 }
 
 void uktls_flush_streams(void)

@@ -16,17 +16,32 @@
 
 #include "interpose.h"
 
-/* The number is about to become a TLS socket's (or has just become one, where the kernel chose it). Moves the C
+/* Whether no stream of the C library may be on the number: it is a TLS socket's, or another process may make it one, so that
+ * each write has to be looked at. */
+static inline bool is_off(int fd)
+{
+    return UNLIKELY(mark_of(fd) & SLOW_IN);
+}
+
+/* The number is about to be off (or has just come to be, where the kernel chose it). Moves the C
  * library's streams off it. 0, or -1 with errno (EBUSY: a stream is locked by another thread, which may sleep in it,
  * or by this one; ENOMEM, EMFILE): then nothing has changed. Called with no lock of the library held.
- * A call that succeeds on a number that is not TLS yet (MARK_TLS) is ended by one of uktls_streams_return, when the
- * socket is gone again or did not come. Between the two, streams that are opened on the number are moved as well, and
- * calls on twins wait for the mark: they do not write to what has the number meanwhile. So the mark comes at once, and
- * is there as long as the number is TLS. */
+ * A call that succeeds on a number that is not off yet is ended by one of uktls_streams_return, when the mark is there, or
+ * the socket is gone again or did not come. Between the two, streams that are opened on the number are moved as well, and
+ * calls on twins wait for the mark: they do not write to what has the number meanwhile. So the mark comes at once. */
 int uktls_streams_leave(int fd);
-/* The number is not a TLS socket's any more, or did not become one: its streams are on it again. One that is in use,
+/* The number is not off any more, or did not become so: its streams are on it again. One that is in use,
  * or has something in its buffers, goes on with its twin, which serves any descriptor. errno stays. */
 void uktls_streams_return(int fd);
+/* The number is off, by its mark. Moves its streams, as far as no other thread sleeps in one. */
+void uktls_streams_leave_marked(int fd);
+/* The same for all such numbers: around a fork. */
+void uktls_streams_leave_watched(void);
+
+/* Keeps the list of those with twins whole while the process forks. */
+void uktls_streams_hold(void);
+void uktls_streams_release(void);
+void uktls_streams_release_in_child(void);
 
 /* The number on which streams are dead. */
 enum { NOT_MADE = INT_MIN };
@@ -67,9 +82,27 @@ void uktls_stream_put_back(FILE *stream);
 /* A stream that has been flushed may be able to return. */
 void uktls_stream_rests(FILE *stream);
 
+/* The stream that a call on `stream` goes to, with its lock: it stays that one until uktls_stream_let_go. Without, the call
+ * could wait for a stream that dies meanwhile. */
+FILE *uktls_stream_hold(FILE *stream);
+void uktls_stream_let_go(FILE *const *held);
+
+/* As long as no stream has ever been moved nobody pays for that: of the first one that is, a call may fail (EBADF) that
+ * another thread has made and that waits for its lock. A thread that is alone does not need it. */
+static inline FILE *hold(FILE *stream)
+{
+    bool moves = atomic_load_explicit(&uktls_dead_number, memory_order_relaxed) != NOT_MADE;
+
+    return LIKELY(!moves) || is_alone() ? NULL : uktls_stream_hold(stream);
+}
+
+#define HOLD(stream)                                                                                                   \
+    FILE *held_ __attribute__((cleanup(uktls_stream_let_go))) = hold(stream);                                          \
+    FILE *at = LIKELY(held_ == NULL) ? serving(stream) : held_
+
 #define SERVED(stream, call)                                                                                           \
     do {                                                                                                               \
-        FILE *at = serving(stream);                                                                                    \
+        HOLD(stream);                                                                                                  \
         if (LIKELY(at == (stream)))                                                                                    \
             return call;                                                                                               \
         __typeof__(call) result_ = call;                                                                               \
@@ -79,7 +112,7 @@ void uktls_stream_rests(FILE *stream);
 
 #define SERVED_VOID(stream, call)                                                                                      \
     do {                                                                                                               \
-        FILE *at = serving(stream);                                                                                    \
+        HOLD(stream);                                                                                                  \
         call;                                                                                                          \
         if (UNLIKELY(at != (stream)))                                                                                  \
             uktls_stream_served(stream, at);                                                                           \
@@ -110,7 +143,7 @@ void uktls_stream_rests(FILE *stream);
 /* With arguments behind `last`: by the function that takes a list of them. */
 #define SERVED_LIST(stream, last, call)                                                                                \
     do {                                                                                                               \
-        FILE *at = serving(stream);                                                                                    \
+        HOLD(stream);                                                                                                  \
         va_list list;                                                                                                  \
         va_start(list, last);                                                                                          \
         int result_ = call;                                                                                            \

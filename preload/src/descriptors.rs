@@ -45,12 +45,11 @@ pub extern "C" fn uktls_preload_watch(fd: c_int) -> c_int {
         family::Found::Plain(cell) => match cell.into_raw() {
             // Counted, but nowhere by itself.
             -1 => -2,
-            raw if raw < 0 => NO_CELL,
             raw => raw,
         },
         family::Found::Signed => {
             // By this process, or by another.
-            registry::came(fd);
+            registry::signed(fd);
             -1
         }
         family::Found::NoStream => {
@@ -119,7 +118,7 @@ pub extern "C" fn uktls_preload_inherit(old: c_int, new: c_int) {
             mark => mark & (marks::WATCHED | marks::REFUSED),
         };
         if class == marks::WATCHED {
-            family::watch_as(old, new);
+            family::watch(new);
         }
         registry::fresh(new, class);
     });
@@ -131,6 +130,12 @@ pub extern "C" fn uktls_preload_came_over(new: c_int) {
     if process::is_remembered() {
         guard_infallible((), || registry::came_over(new));
     }
+}
+
+/// Whether somebody has set keys on the number's socket, or can.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_may_have_keys(fd: c_int) -> bool {
+    guard_infallible(true, || registry::may_have_keys(fd))
 }
 
 /// The number has come from another process, or may have.
@@ -179,15 +184,14 @@ pub extern "C" fn uktls_preload_before_fork() {
     guard_infallible((), registry::before_fork);
 }
 
-/// Another program, or a number that is not seen, may come to sockets of this process: none is known to have one number
-/// only.
+/// Somebody may have got a number of this process, in a way that does not tell of which.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_forget_sole() {
     guard_infallible((), registry::forget_sole);
 }
 
-/// In the child of a fork.
+/// Another program is about to be started.
 #[unsafe(no_mangle)]
-pub extern "C" fn uktls_preload_after_fork() {
-    guard_infallible((), registry::after_fork);
+pub extern "C" fn uktls_preload_before_spawn() {
+    guard_infallible((), registry::before_spawn);
 }

@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_uint};
 use core::time::Duration;
 use std::sync::Once;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use uktls::capi::guard::{guard, guard_infallible};
 use uktls::registry::Clone;
@@ -28,30 +28,57 @@ fn prepare() {
         streams::set(streams::Hooks {
             leave: uktls_leave_number,
             back: uktls_streams_return,
+            leave_number: uktls_streams_leave_marked,
+            leave_watched: uktls_streams_leave_watched,
+            hold: uktls_streams_hold,
+            release: uktls_streams_release,
+            release_in_child: in_child,
+            is_queued: uktls_is_queued,
         });
         guard_infallible((), family::map);
+        SELF.store(pid(), Ordering::Relaxed);
+        fork::watch();
     });
+}
+
+/// A child that shares the memory of this process is about to come into being.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_before_vfork() {
+    HAS_VFORKED.store(true, Ordering::Relaxed);
+    guard_infallible((), registry::forget_sole);
+}
+
+/// In the child of a fork: whose memory this is.
+fn note_child() {
+    SELF.store(pid(), Ordering::Relaxed);
+    if is_remembered() {
+        PID.store(pid(), Ordering::Relaxed);
+    }
+}
+
+extern "C" fn in_child() {
+    note_child();
+    uktls_streams_release_in_child();
 }
 
 unsafe extern "C" {
     safe fn uktls_own_slot() -> *const in_flight::Slot;
-    safe fn uktls_leave_number(fd: c_int) -> c_int;
+    safe fn uktls_leave_number(fd: c_int, is_tls: bool) -> c_int;
     safe fn uktls_streams_return(fd: c_int);
+    safe fn uktls_streams_leave_marked(fd: c_int);
+    safe fn uktls_streams_leave_watched();
+    safe fn uktls_is_queued(fd: c_int) -> bool;
+    safe fn uktls_streams_hold();
+    safe fn uktls_streams_release();
+    safe fn uktls_streams_release_in_child();
 }
 
 /// Remembers which process this is, before it has its first connection.
 pub(crate) fn remember() {
-    static ONCE: Once = Once::new();
     prepare();
-    ONCE.call_once(|| {
-        note_pid();
-        // SAFETY: a plain function of a library that is never unloaded.
-        unsafe { libc::pthread_atfork(None, None, Some(note_pid)) };
-    });
-}
-
-extern "C" fn note_pid() {
-    PID.store(pid(), Ordering::Relaxed);
+    if PID.load(Ordering::Relaxed) == 0 {
+        PID.store(pid(), Ordering::Relaxed);
+    }
 }
 
 fn pid() -> c_int {
@@ -62,7 +89,10 @@ fn pid() -> c_int {
 /// The child of a vfork runs on its parent's memory, without fork handlers.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_in_vfork() -> bool {
-    let remembered = PID.load(Ordering::Relaxed);
+    let remembered = match PID.load(Ordering::Relaxed) {
+        0 if HAS_VFORKED.load(Ordering::Relaxed) => SELF.load(Ordering::Relaxed),
+        pid => pid,
+    };
     remembered != 0 && remembered != pid()
 }
 
@@ -71,6 +101,9 @@ pub extern "C" fn uktls_preload_in_vfork() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_before_clone(flags: u64, returns: bool) -> c_int {
     guard(-1, || {
+        if matches!(Clone::of(flags), Clone::Vfork | Clone::InMemory) {
+            HAS_VFORKED.store(true, Ordering::Relaxed);
+        }
         fork::before_raw(Clone::of(flags), returns).map(|()| 0)
     })
 }
@@ -80,10 +113,7 @@ pub extern "C" fn uktls_preload_before_clone(flags: u64, returns: bool) -> c_int
 pub extern "C" fn uktls_preload_after_clone(is_child: bool) {
     guard_infallible((), || {
         if fork::after_raw(is_child) {
-            if is_remembered() {
-                note_pid();
-            }
-            registry::after_fork();
+            note_child();
         }
     });
 }
@@ -129,6 +159,8 @@ pub extern "C" fn uktls_preload_drain_stalled(period_ms: c_uint) -> bool {
 /// the sockets without their keys, and send in the clear (design rule 2): so they are closed to it.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_before_exec() {
+    let as_child = uktls_preload_in_vfork();
+    guard_infallible((), || registry::before_exec(as_child));
     if PID.load(Ordering::Relaxed) == 0 {
         return;
     }
@@ -148,5 +180,8 @@ pub(crate) fn close_on_exec(fd: c_int) {
     let _ = unsafe { uktls::sys::raw::call(libc::SYS_fcntl, arguments) };
 }
 
+/// This process, and whether a child may have shared its memory.
+static SELF: AtomicI32 = AtomicI32::new(0);
+static HAS_VFORKED: AtomicBool = AtomicBool::new(false);
 /// 0 before the first connection, and then the process that the table belongs to.
 static PID: AtomicI32 = AtomicI32::new(0);

@@ -41,6 +41,15 @@ impl Pool {
         }
     }
 
+    /// The way to the threads, which are started if they may be.
+    fn queue(&self) -> Option<&Sender<Task>> {
+        match self.queue.get() {
+            Some(queue) => queue.as_ref(),
+            None if !thread::would_stay() => None,
+            None => self.queue.get_or_init(|| self.start()).as_ref(),
+        }
+    }
+
     fn start(&self) -> Option<Sender<Task>> {
         let (sender, receiver) = unbounded::<Task>();
         let started = (0..self.threads)
@@ -56,7 +65,7 @@ impl Pool {
 impl Engine for Pool {
     fn submit(&self, job: Job) {
         STATS.sealed_threads.add(1);
-        match self.queue.get_or_init(|| self.start()) {
+        match self.queue() {
             Some(queue) => {
                 // Fails if every thread is gone, which only a panic outside a job could bring about.
                 if let Err(SendError(Task::Seal(job))) = queue.send(Task::Seal(job)) {
@@ -71,11 +80,9 @@ impl Engine for Pool {
     fn relay(&self, relay: &Arc<dyn Relay>) -> bool {
         // Relaxed: a count of threads that are taken; the queue carries the rest.
         let taken = self.relaying.fetch_add(1, Ordering::Relaxed);
-        let queue = self.queue.get_or_init(|| self.start());
+        let queue = self.queue();
         let done = taken < self.threads
-            && queue
-                .as_ref()
-                .is_some_and(|queue| queue.send(Task::Relay(Arc::clone(relay))).is_ok());
+            && queue.is_some_and(|queue| queue.send(Task::Relay(Arc::clone(relay))).is_ok());
         if !done {
             self.relaying.fetch_sub(1, Ordering::Relaxed);
         }

@@ -10,7 +10,7 @@ use super::family::remember_highest;
 use super::keys::Kernel;
 use super::{NUMBERS, Socket, config, is_ours};
 use crate::error::{Error, Result};
-use crate::sys::identity;
+use crate::sys::identity::{self, Identity};
 use crate::sys::kept::Kept;
 use crate::sys::{family, marks, net, streams};
 
@@ -64,8 +64,10 @@ fn put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
 fn try_put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
     let mut kept = keep(new);
     let is_tls = is_ours(old);
-    let streams = match is_tls {
-        true => Some(Streams::leave(new)?),
+    // Also off a number by which each write will have to be looked at.
+    let is_watched = marks::get(old) & (marks::WATCHED | marks::REFUSED) != 0;
+    let streams = match is_tls || (is_watched && super::may_have_keys(old)) {
+        true => Some(Streams::leave(new, is_tls)?),
         false => None,
     };
     let mut change = NUMBERS.begin(new)?;
@@ -85,14 +87,16 @@ fn try_put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
             })?;
             if !is_tls {
                 // What was found out about the number as it was.
-                family::watch_as(old, new);
+                family::watch(new);
             }
             Ok(number)
         });
         drop(change);
         let (_, left) = result?;
         match streams {
-            Some(streams) => streams.stay_off(),
+            Some(streams) if is_tls => streams.stay_off(),
+            // By its mark, if it has one.
+            Some(streams) => drop(streams),
             None => streams::back(new),
         }
         if let Some(left) = left.filter(|left| left.other.is_none()) {
@@ -102,12 +106,12 @@ fn try_put_over(old: RawFd, new: RawFd, flags: i32) -> Result<RawFd> {
     }
 }
 
-/// The streams of the C library are off a number that is about to become a TLS socket's. Dropped, they are on it again.
+/// The streams of the C library are off a number that is about to become a TLS socket's, or one that is watched. Dropped, they are on it again.
 struct Streams(Option<RawFd>);
 
 impl Streams {
-    fn leave(fd: RawFd) -> Result<Streams> {
-        streams::leave(fd).map_err(Error::Os)?;
+    fn leave(fd: RawFd, is_tls: bool) -> Result<Streams> {
+        streams::leave(fd, is_tls).map_err(Error::Os)?;
         Ok(Streams(Some(fd)))
     }
 
@@ -160,8 +164,24 @@ pub fn came(fd: RawFd) {
     let Some(identity) = identity::of(fd).filter(|_| identity::is_stream(fd)) else {
         return;
     };
-    family::watch(fd, false);
+    family::watch(fd);
+    family::pass_on(fd);
     fresh(fd, marks::WATCHED);
+    streams::leave_number(fd);
+    join_or_refuse(fd, identity);
+}
+
+/// A number that this process watches has been found to have the sign: whoever has left it, nothing plain passes any
+/// more.
+pub fn signed(fd: RawFd) {
+    match identity::of(fd) {
+        Some(identity) => join_or_refuse(fd, identity),
+        None => fresh(fd, marks::PLAIN),
+    }
+}
+
+/// The mark says at no moment that the number is a plain one: other threads write by it.
+fn join_or_refuse(fd: RawFd, identity: Identity) {
     match NUMBERS.join(identity, fd, &Kernel { identity }) {
         Ok(_) => net::close_on_exec(fd),
         Err(Error::NoTls) if identity::is_signed(fd) == Ok(false) => {}
@@ -172,9 +192,10 @@ pub fn came(fd: RawFd) {
     }
 }
 
-/// The socket of `fd` has been passed to another process.
+/// The socket of `fd` is passed to another process, which may be a stranger.
 pub fn passed(fd: RawFd) {
-    family::watch(fd, false);
+    family::watch(fd);
+    family::pass_on(fd);
     let mark = marks::mark(fd).map_or(0, |mark| mark.fetch_or(marks::WATCHED, Ordering::AcqRel));
     if mark & (marks::SOLE | marks::TWIN | marks::WATCHED) == 0 {
         // No stream socket that could get keys, or one that has some by now: others see that by the sign.
@@ -187,6 +208,7 @@ pub fn passed(fd: RawFd) {
         }
     } else if let Some(place) = marks::mark(fd) {
         place.fetch_and(!(marks::SOLE | marks::TWIN), Ordering::AcqRel);
+        streams::leave_number(fd);
     }
 }
 

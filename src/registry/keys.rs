@@ -14,7 +14,7 @@ use crate::sys::family::Claim;
 use crate::sys::identity::{self, Identity};
 use crate::sys::net::{self, Endpoint};
 use crate::sys::signals::Blocked;
-use crate::sys::{fork_guard, marks, streams};
+use crate::sys::{family, fork_guard, marks, streams};
 
 /// Attaches TLS to a TCP socket, as setting `TCP_ULP` does (ATT-1 to ATT-7).
 ///
@@ -78,6 +78,7 @@ fn set_keys_of(
         let set = |may_be_shared| {
             let keys = keys.take().ok_or(Error::NotRecoverable)?;
             // Whoever has set the first keys has claimed it.
+            let may_be_shared = may_be_shared || family::is_passed_on(socket.identity());
             let claim = match may_be_shared && !socket.has_keys() {
                 true => Some(Claim::new(fd, socket.identity()).map_err(Error::Os)?),
                 false => None,
@@ -171,7 +172,7 @@ impl Attaching for Kernel {
     }
 
     fn prepare(&self, fd: RawFd) -> Result<()> {
-        streams::leave(fd).map_err(|errno| match errno {
+        streams::leave(fd, true).map_err(|errno| match errno {
             // The C library's own number: as from a kernel without TLS.
             Errno::OPNOTSUPP => Error::Os(Errno::NOPROTOOPT),
             errno => Error::Os(errno),

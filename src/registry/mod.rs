@@ -44,9 +44,9 @@ use world::Process as World;
 
 pub use closing::close;
 pub use drain::{drain_all, stalled};
-pub use duplicates::{came, came_over, duplicate, fresh, passed, replace};
-pub(crate) use family::{adopt_in_child, share_all};
-pub use family::{after_fork, before_fork, forget_sole, look_at_inherited};
+pub use duplicates::{came, came_over, duplicate, fresh, passed, replace, signed};
+pub(crate) use family::{adopt_in_child, after_fork, has_forked, share_all};
+pub use family::{before_exec, before_fork, before_spawn, forget_sole, look_at_inherited};
 pub use keys::{attach_tcp, set_keys};
 pub use poll::poll;
 pub(crate) use publish::reset_in_child as forget_published;
@@ -205,6 +205,14 @@ pub fn way(fd: RawFd, writes: bool) -> Result<Way> {
     })
 }
 
+/// Whether keys are set on the socket of `fd`, or can be through the preload library, in whatever process: that takes
+/// Internet connections only. Of others the sign tells, which a process with the C library leaves.
+#[must_use]
+pub fn may_have_keys(fd: RawFd) -> bool {
+    marks::get(fd) & (marks::TLS | marks::REFUSED) != 0
+        || (net::is_inet(fd) == Ok(true) && identity::is_stream(fd))
+}
+
 /// The settings in force.
 pub fn config() -> Arc<Config> {
     match CONFIG.load_full() {
@@ -287,6 +295,10 @@ fn process() -> Result<Arc<Process>> {
     let _one = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(process) = PROCESS.load_full() {
         return Ok(process);
+    }
+    // Its descriptors would not be its parent's.
+    if fork_guard::is_child_of_vfork() {
+        return Err(Error::Os(Errno::AGAIN));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = config();

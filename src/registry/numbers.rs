@@ -798,7 +798,10 @@ impl<S: OfSocket, W: World<S>> Change<'_, S, W> {
     }
 
     fn mark_tls(mut self, inner: &mut Inner<S>, socket: &Arc<S>) {
-        let known = self.before;
+        // As it is now: a fork may have come since the change began, which says so without the lock, and once more
+        // with it when it is over.
+        let known = self.numbers.world.mark(self.fd);
+        let known = known.map_or(PLAIN, |mark| mark.load(Ordering::Acquire));
         self.mark(inner, socket, known);
     }
 

@@ -16,7 +16,7 @@ use super::numbers::OfSocket;
 use super::{NUMBERS, keys, lingering};
 use crate::error::{Error, Result};
 use crate::sys::signals::Blocked;
-use crate::sys::{fork_guard, marks, thread};
+use crate::sys::{fork_guard, marks, streams, thread};
 
 /// What a `clone(2)` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Clone {
 pub fn part() -> Result<()> {
     let _quiet = Blocked::new();
     // Keys that another thread sets come before this, or find it.
-    let _keys = keys::lock();
+    let keys = keys::lock();
     if has_tls() {
         static TOLD: AtomicBool = AtomicBool::new(false);
         if !TOLD.swap(true, Ordering::Relaxed) {
@@ -75,6 +75,8 @@ pub fn part() -> Result<()> {
         log::info!("memory and descriptor table part: no keys are taken from here on");
         APART.store(true, Ordering::Release);
         marks::raise_floor();
+        drop(keys);
+        streams::leave_watched();
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::sync::slot::{ArcSlot, Loaded};
 use crate::sys::in_flight::{self, Under};
 use crate::sys::signals::Blocked;
-use crate::sys::{barrier, marks, thread};
+use crate::sys::{barrier, marks, streams, thread};
 
 /// This process.
 pub(crate) struct Process;
@@ -48,7 +48,11 @@ impl World<Socket> for Process {
     }
 
     fn under(&self, fd: RawFd) -> Under {
-        in_flight::TABLE.under(fd, in_flight::own())
+        match in_flight::TABLE.under(fd, in_flight::own()) {
+            // A call that nobody sees end.
+            Under::Nobody if streams::is_queued(fd) => Under::Other,
+            under => under,
+        }
     }
 
     fn thread(&self) -> u32 {

@@ -8,8 +8,12 @@
 //! A process may have looked, and not be in the kernel yet, when another sets keys. So who moves bytes by such a
 //! number says so in a *cell* before it looks, and who sets keys says so and then waits for the others' cells. A cell
 //! names its process, so one that was killed is known by that. The page holds no keys. It is mapped when the library
-//! is loaded, before any fork; a program that is started anew by `exec` has a page of its own, and goes by the sign
-//! on the socket alone.
+//! is loaded, before any fork.
+//!
+//! A program that is started anew by `exec`, or that has got a number by a message, does not share the page: it is a
+//! *stranger*. The page has a bit for each socket that strangers may have. A call by a number of such a socket takes a
+//! lock on the byte of the sign instead of a cell ([`Readers`]): it cannot have it while there is the sign, and the sign
+//! cannot be left while it has it.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::os::fd::RawFd;
@@ -28,6 +32,16 @@ struct Region {
     /// Writers for whom there was no cell.
     uncelled: AtomicU32,
     cells: [AtomicU64; CELLS],
+    /// A bit for each socket that strangers may have, by the low bits of its identity. They stay: a socket that is
+    /// taken for another's pays some system calls.
+    strangers: [AtomicU64; STRANGERS / 64],
+}
+
+impl Region {
+    fn bit(&self, identity: u64) -> (&AtomicU64, u64) {
+        let at = identity as usize % STRANGERS;
+        (&self.strangers[at / 64], 1 << (at % 64))
+    }
 }
 
 /// Maps the page, once. Without it numbers that others may have are looked at in every call.
@@ -69,7 +83,7 @@ pub enum Found {
     NoStream,
 }
 
-/// A cell that is in use, or a note that there was none.
+/// A cell that is in use, a note that there was none, or a lock of [`Readers`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Cell(i32);
@@ -87,6 +101,20 @@ impl Cell {
     pub fn from_raw(raw: i32) -> Cell {
         Cell(raw)
     }
+
+    fn of_reader(fd: RawFd, part: Part) -> Cell {
+        Cell(CELLS as i32 + 2 * fd + i32::from(part == Part::Nested))
+    }
+
+    fn as_reader(&self) -> Option<(RawFd, Part)> {
+        let at = self.0 - CELLS as i32;
+        let part = if at % 2 == 0 {
+            Part::Counted
+        } else {
+            Part::Nested
+        };
+        (at >= 0).then_some((at / 2, part))
+    }
 }
 
 /// A call is about to move bytes by `fd`, which another process may have.
@@ -96,30 +124,36 @@ pub fn begin(fd: RawFd) -> Found {
     };
     // Where not all changes of a number are seen, what was found out about it need not be so any more.
     let is_certain = marks::floor() == marks::PLAIN;
-    if watched.identity.load(Ordering::Relaxed) == 0 || !is_certain {
-        match identity::of(fd).filter(|_| identity::is_stream(fd)) {
-            Some(identity) => watched.identity.store(identity.get(), Ordering::Relaxed),
+    let known = watched.identity.load(Ordering::Relaxed);
+    let identity = match if is_certain { known } else { 0 } {
+        0 => match identity::of(fd).filter(|_| identity::is_stream(fd)) {
+            Some(identity) => {
+                watched.identity.store(identity.get(), Ordering::Relaxed);
+                identity.get()
+            }
             None => return Found::NoStream,
-        }
-    }
-    let identity = watched.identity.load(Ordering::Relaxed);
+        },
+        known => known,
+    };
     let mut round = 0;
-    loop {
-        let cell = occupy(WRITES, identity);
-        // SeqCst, with the one in `Claim::new`: either its cell is seen below, or it sees ours.
+    while let Some(region) = region().filter(|region| !is_with_strangers(region, identity)) {
+        let cell = occupy(region, WRITES, identity);
+        // SeqCst, with the ones in `Claim::new` and `pass_on`: either its cell is seen there, or it sees ours.
         core::sync::atomic::fence(Ordering::SeqCst);
-        let generation = region().map_or(0, |region| region.generation.load(Ordering::Relaxed));
-        if generation != 0 && is_certain && watched.seen.load(Ordering::Relaxed) == generation {
+        if is_with_strangers(region, identity) {
+            end(cell);
+            break;
+        }
+        let generation = region.generation.load(Ordering::Relaxed);
+        if is_certain && watched.seen.load(Ordering::Relaxed) == generation {
             return Found::Plain(cell);
         }
-        if !others(CLAIMS, identity) {
+        if !others(region, CLAIMS, identity) {
             if identity::is_signed(fd) != Ok(false) {
                 end(cell);
                 return Found::Signed;
             }
-            if watched.is_of_family.load(Ordering::Relaxed) == 1 {
-                watched.seen.store(generation, Ordering::Relaxed);
-            }
+            watched.seen.store(generation, Ordering::Relaxed);
             return Found::Plain(cell);
         }
         // Somebody sets keys at this moment.
@@ -127,10 +161,20 @@ pub fn begin(fd: RawFd) -> Found {
         pause(round);
         round += 1;
     }
+    match watched.readers.lock(fd) {
+        Some(part) => Found::Plain(Cell::of_reader(fd, part)),
+        None => Found::Signed,
+    }
 }
 
 /// The call is over.
 pub fn end(cell: Cell) {
+    if let Some((fd, part)) = cell.as_reader() {
+        if let Some(watched) = usize::try_from(fd).ok().and_then(|fd| WATCHED.get(fd)) {
+            watched.readers.unlock(fd, part);
+        }
+        return;
+    }
     let Some(region) = region() else { return };
     match usize::try_from(cell.0)
         .ok()
@@ -138,31 +182,47 @@ pub fn end(cell: Cell) {
     {
         // Release: pairs with the Acquire in `others`; the bytes are with the kernel.
         Some(cell) => cell.store(0, Ordering::Release),
-        None if cell.0 == Cell::UNCELLED => {
+        None => {
             region.uncelled.fetch_sub(1, Ordering::Release);
         }
-        None => {}
     }
 }
 
-/// `new` is a number of the same socket as `old`, which another process may have.
-pub fn watch_as(old: RawFd, new: RawFd) {
-    let watched = |fd: RawFd| usize::try_from(fd).ok().and_then(|fd| WATCHED.get(fd));
-    if let Some(old) = watched(old) {
-        watch(new, old.is_of_family.load(Ordering::Relaxed) == 1);
-    }
-}
-
-/// `fd` has come to be one that another process may have. `by_fork`: a process of this family, which will tell by the
-/// generation.
-pub fn watch(fd: RawFd, by_fork: bool) {
+/// `fd` has come to be one that another process may have.
+pub fn watch(fd: RawFd) {
     if let Some(watched) = usize::try_from(fd).ok().and_then(|fd| WATCHED.get(fd)) {
         watched.identity.store(0, Ordering::Relaxed);
         watched.seen.store(0, Ordering::Relaxed);
-        watched
-            .is_of_family
-            .store(by_fork.into(), Ordering::Relaxed);
     }
+}
+
+/// Strangers may have the socket of `fd`, or are about to get it.
+pub fn pass_on(fd: RawFd) {
+    if let Some(region) = region()
+        && let Some(identity) = identity::of(fd)
+    {
+        let (word, bit) = region.bit(identity.get());
+        if word.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+            return;
+        }
+        core::sync::atomic::fence(Ordering::SeqCst);
+        // Calls that have seen the bit unset. One that sleeps in the kernel is not waited for to its end.
+        let mut round = 0;
+        while others(region, WRITES, identity.get()) && pause(round) {
+            round += 1;
+        }
+    }
+}
+
+/// Whether strangers may have the socket.
+#[must_use]
+pub fn is_passed_on(identity: Identity) -> bool {
+    region().is_some_and(|region| is_with_strangers(region, identity.get()))
+}
+
+fn is_with_strangers(region: &Region, identity: u64) -> bool {
+    let (word, bit) = region.bit(identity);
+    word.load(Ordering::Acquire) & bit != 0
 }
 
 /// This process sets keys on a socket that others may have, and no other does until this is dropped.
@@ -170,50 +230,56 @@ pub fn watch(fd: RawFd, by_fork: bool) {
 #[must_use]
 pub struct Claim {
     fd: RawFd,
-    cell: Cell,
+    cell: Option<Cell>,
 }
 
 impl Claim {
-    /// Waits until no other process moves bytes by a number of the socket, and leaves the sign on it.
+    /// Waits until no other process moves bytes by a number of the socket, and leaves the sign on it. This process moves
+    /// none.
     ///
     /// # Errors
     /// `EBUSY`: another process has set keys, or sets them now, or a call there does not end; others if the kernel,
     /// or a sandbox, has no such locks.
     pub fn new(fd: RawFd, identity: Identity) -> Result<Claim, Errno> {
-        let claim = Claim {
-            fd,
-            cell: occupy(CLAIMS, identity.get()),
+        let cell = match region() {
+            Some(region) => match occupy(region, CLAIMS, identity.get()) {
+                Cell(Cell::UNCELLED) => return Err(Errno::BUSY),
+                cell => Some(cell),
+            },
+            None => None,
         };
-        if claim.cell == Cell(Cell::UNCELLED) && region().is_some() {
-            return Err(Errno::BUSY);
-        }
+        let claim = Claim { fd, cell };
         // Against processes that are not of the family.
-        set_lock(fd, libc::F_WRLCK).map_err(|errno| match errno {
-            Errno::AGAIN | Errno::ACCESS => Errno::BUSY,
-            errno => errno,
-        })?;
+        lock(fd, libc::F_WRLCK, CLAIM).map_err(busy)?;
+        let mut round = 0;
         if let Some(region) = region() {
             region.generation.fetch_add(1, Ordering::SeqCst);
             core::sync::atomic::fence(Ordering::SeqCst);
-        }
-        if others(CLAIMS, identity.get()) {
-            return Err(Errno::BUSY);
-        }
-        let mut round = 0;
-        while others(WRITES, identity.get()) {
-            if !pause(round) {
+            if others(region, CLAIMS, identity.get()) {
                 return Err(Errno::BUSY);
             }
-            round += 1;
+            while others(region, WRITES, identity.get()) {
+                if !pause(round) {
+                    return Err(Errno::BUSY);
+                }
+                round += 1;
+            }
         }
-        match identity::is_signed(fd)? {
-            true => Err(Errno::BUSY),
-            false => identity::sign(fd).map(|()| claim),
+        // What calls of this process have left that were jumped out of.
+        let _ = lock(fd, libc::F_UNLCK, identity::SIGN);
+        loop {
+            match identity::is_signed(fd)? {
+                true => return Err(Errno::BUSY),
+                false => match identity::sign(fd).map_err(busy) {
+                    Ok(()) => return Ok(claim),
+                    // A stranger's call.
+                    Err(Errno::BUSY) if pause(round) => round += 1,
+                    Err(errno) => return Err(errno),
+                },
+            }
         }
     }
-}
 
-impl Claim {
     /// No keys were set after all.
     pub fn withdraw(self) {
         identity::unsign(self.fd);
@@ -222,20 +288,125 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let _ = set_lock(self.fd, libc::F_UNLCK);
-        end(Cell(self.cell.0));
+        let _ = lock(self.fd, libc::F_UNLCK, CLAIM);
+        if let Some(cell) = self.cell.take() {
+            end(cell);
+        }
     }
 }
 
-fn set_lock(fd: RawFd, kind: libc::c_int) -> Result<(), Errno> {
-    let mut lock = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        // Beside the sign.
-        l_start: 0x75_6b74_6c74,
-        l_len: 1,
-        l_pid: 0,
+/// Calls of this process by a number of a socket that strangers may have. The process has the lock on the byte of the sign
+/// as long as there is one.
+///
+/// The kernel knows one such lock of a process, and not how many threads want it: so the last call that ends gives it
+/// back, and calls that come meanwhile wait for that. A signal handler that comes meanwhile would wait for its own
+/// thread: it takes the lock and gives it back by itself.
+struct Readers(AtomicU64);
+
+/// How a call takes part in the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Counted,
+    Nested,
+}
+
+impl Readers {
+    /// Above the number of calls: the thread that gives the lock back.
+    const GIVER: u32 = 32;
+
+    /// `None` if there is the sign, or nothing can be known.
+    fn lock(&self, fd: RawFd) -> Option<Part> {
+        let part = self.enter(fd);
+        let mut round = 0;
+        loop {
+            match lock(fd, libc::F_RDLCK, identity::SIGN) {
+                Ok(()) => return Some(part),
+                Err(_) => {
+                    // Between two looks the sign may have been taken off again.
+                    let is_signed = identity::is_signed(fd) != Ok(false);
+                    if is_signed || !pause(round) {
+                        self.unlock(fd, part);
+                        return None;
+                    }
+                }
+            }
+            round += 1;
+        }
+    }
+
+    fn enter(&self, fd: RawFd) -> Part {
+        let thread = u64::from(super::thread::number());
+        let mut round = 0;
+        loop {
+            let word = self.0.load(Ordering::Relaxed);
+            match word >> Self::GIVER {
+                0 => {
+                    // Others have the lock: whoever sets keys would never see it given back.
+                    if word > 0 && is_claimed(fd) && pause(round) {
+                        round += 1;
+                        continue;
+                    }
+                    if self.swap(word, word + 1) {
+                        return Part::Counted;
+                    }
+                }
+                giver if giver == thread => return Part::Nested,
+                _ if pause(round) => round += 1,
+                // It has been jumped out of.
+                _ => {
+                    self.swap(word, word & u64::from(u32::MAX));
+                }
+            }
+        }
+    }
+
+    fn unlock(&self, fd: RawFd, part: Part) {
+        let give_back = || {
+            let _ = lock(fd, libc::F_UNLCK, identity::SIGN);
+        };
+        if part == Part::Nested {
+            return give_back();
+        }
+        let giver = u64::from(super::thread::number()) << Self::GIVER;
+        loop {
+            let word = self.0.load(Ordering::Relaxed);
+            match word & u64::from(u32::MAX) {
+                0 => return,
+                1 if self.swap(word, giver) => {
+                    give_back();
+                    self.0.store(0, Ordering::Release);
+                    return;
+                }
+                count if count > 1 && self.swap(word, word - 1) => return,
+                _ => {}
+            }
+        }
+    }
+
+    fn swap(&self, from: u64, to: u64) -> bool {
+        let (success, failure) = (Ordering::AcqRel, Ordering::Relaxed);
+        self.0.compare_exchange(from, to, success, failure).is_ok()
+    }
+}
+
+/// The byte of the socket, beside that of the sign, on which whoever sets keys has a lock.
+const CLAIM: libc::off_t = identity::SIGN + 1;
+
+/// Whether another process is about to set keys.
+fn is_claimed(fd: RawFd) -> bool {
+    let mut lock = identity::lock_at(libc::F_RDLCK, CLAIM);
+    // SAFETY: the struct that the command takes.
+    let got = unsafe {
+        raw::call(
+            libc::SYS_fcntl,
+            [fd.into(), libc::F_GETLK.into(), (&raw mut lock).into()],
+        )
     };
+    got.is_ok() && lock.l_type != libc::F_UNLCK as libc::c_short
+}
+
+fn lock(fd: RawFd, kind: libc::c_int, at: libc::off_t) -> Result<(), Errno> {
+    let mut lock = identity::lock_at(kind, at);
     // SAFETY: the struct that the command takes.
     unsafe {
         raw::call(
@@ -246,16 +417,20 @@ fn set_lock(fd: RawFd, kind: libc::c_int) -> Result<(), Errno> {
     .map(drop)
 }
 
+fn busy(errno: Errno) -> Errno {
+    match errno {
+        Errno::AGAIN | Errno::ACCESS => Errno::BUSY,
+        errno => errno,
+    }
+}
+
 fn region() -> Option<&'static Region> {
     // SAFETY: NULL, or the mapping made by `map`, which stays and holds atomics only, of which zeroes are values.
     unsafe { REGION.load(Ordering::Acquire).as_ref() }
 }
 
 /// Puts this process into a cell.
-fn occupy(kind: u64, identity: u64) -> Cell {
-    let Some(region) = region() else {
-        return Cell(Cell::UNCELLED - 1);
-    };
+fn occupy(region: &Region, kind: u64, identity: u64) -> Cell {
     let (pid, namespace) = (own_pid(), u64::from(NAMESPACE.load(Ordering::Relaxed)));
     let word = kind
         | namespace << NAMESPACE_SHIFT
@@ -278,8 +453,7 @@ fn occupy(kind: u64, identity: u64) -> Cell {
 }
 
 /// Whether another process that lives has a cell of this kind and socket. Empties those of processes that do not.
-fn others(kind: u64, identity: u64) -> bool {
-    let Some(region) = region() else { return false };
+fn others(region: &Region, kind: u64, identity: u64) -> bool {
     let own = own_pid() & PID_MASK;
     let namespace = u64::from(NAMESPACE.load(Ordering::Relaxed));
     let found = region.cells.iter().any(|cell| {
@@ -333,15 +507,14 @@ struct Watched {
     identity: AtomicU64,
     /// The generation at which it had no keys.
     seen: AtomicU32,
-    /// 1 if those who may have it are of this family.
-    is_of_family: AtomicU32,
+    readers: Readers,
 }
 
 static WATCHED: [Watched; NUMBERS] = [const {
     Watched {
         identity: AtomicU64::new(0),
         seen: AtomicU32::new(0),
-        is_of_family: AtomicU32::new(0),
+        readers: Readers(AtomicU64::new(0)),
     }
 }; NUMBERS];
 
@@ -350,6 +523,7 @@ static REGION: AtomicPtr<Region> = AtomicPtr::new(core::ptr::null_mut());
 static NAMESPACE: AtomicU32 = AtomicU32::new(0);
 
 const CELLS: usize = 4000;
+const STRANGERS: usize = 1 << 20;
 
 /// The parts of a cell: its kind, a namespace, a process id (`PID_MAX_LIMIT` is 2^22), the low bits of an identity.
 const WRITES: u64 = 1 << 63;
@@ -374,8 +548,8 @@ mod tests {
         map();
         let (a, b) = UnixStream::pair().unwrap();
         let (fd, identity) = (a.as_raw_fd(), identity::of(a.as_raw_fd()).unwrap());
-        watch(fd, true);
-        watch(b.as_raw_fd(), true);
+        watch(fd);
+        watch(b.as_raw_fd());
         let Found::Plain(cell) = begin(fd) else {
             panic!("nobody has set keys")
         };
@@ -391,8 +565,38 @@ mod tests {
         };
         end(cell);
         let file = std::fs::File::open("/dev/null").unwrap();
-        watch(file.as_raw_fd(), true);
+        watch(file.as_raw_fd());
         assert_eq!(begin(file.as_raw_fd()), Found::NoStream);
+    }
+
+    #[test]
+    fn readers_leave_nothing() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let fd = a.as_raw_fd();
+        let readers = Readers(AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        let part = readers.lock(fd).expect("nobody has set keys");
+                        assert_eq!(part, Part::Counted);
+                        assert_ne!(readers.0.load(Ordering::Relaxed), 0);
+                        readers.unlock(fd, part);
+                    }
+                });
+            }
+        });
+        assert_eq!(readers.0.load(Ordering::Relaxed), 0);
+        // A handler that comes while its own thread gives the lock back.
+        let giver = u64::from(super::super::thread::number()) << Readers::GIVER;
+        readers.0.store(giver, Ordering::Relaxed);
+        assert_eq!(readers.lock(fd), Some(Part::Nested));
+        readers.unlock(fd, Part::Nested);
+        assert_eq!(readers.0.load(Ordering::Relaxed), giver);
+        readers.0.store(0, Ordering::Relaxed);
+        identity::sign(fd).unwrap();
+        assert_eq!(readers.lock(fd), None);
+        assert_eq!(readers.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -405,7 +609,7 @@ mod tests {
             WRITES | namespace | PID_MASK << PID_SHIFT | identity,
             Ordering::Relaxed,
         );
-        assert!(!others(WRITES, identity));
+        assert!(!others(region, WRITES, identity));
         assert_eq!(region.cells[0].load(Ordering::Relaxed), 0);
         // Of another namespace nothing is known.
         let elsewhere = namespace ^ 1 << NAMESPACE_SHIFT;
@@ -413,6 +617,6 @@ mod tests {
             WRITES | elsewhere | PID_MASK << PID_SHIFT | identity,
             Ordering::Relaxed,
         );
-        assert!(others(WRITES, identity) && !others(WRITES, identity + 1));
+        assert!(others(region, WRITES, identity) && !others(region, WRITES, identity + 1));
     }
 }

@@ -30,9 +30,9 @@ pub fn is_stream(fd: RawFd) -> bool {
 /// can see it.
 ///
 /// # Errors
-/// `ENOLCK`, or the answer of a sandbox.
+/// `EAGAIN` while a call of another process has its lock there ([`super::family`]); `ENOLCK`, or the answer of a sandbox.
 pub fn sign(fd: RawFd) -> Result<(), Errno> {
-    let mut lock = lock(libc::F_WRLCK);
+    let mut lock = lock_at(libc::F_WRLCK, SIGN);
     // SAFETY: the struct that the command takes.
     unsafe {
         raw::call(
@@ -45,7 +45,7 @@ pub fn sign(fd: RawFd) -> Result<(), Errno> {
 
 /// Takes the sign off again.
 pub fn unsign(fd: RawFd) {
-    let mut lock = lock(libc::F_UNLCK);
+    let mut lock = lock_at(libc::F_UNLCK, SIGN);
     // Without the sign the socket is one without keys, which it is; with it, it is refused.
     // SAFETY: the struct that the command takes.
     let _ = unsafe {
@@ -61,7 +61,8 @@ pub fn unsign(fd: RawFd) {
 /// # Errors
 /// `EBADF`, or the answer of a sandbox.
 pub fn is_signed(fd: RawFd) -> Result<bool, Errno> {
-    let mut lock = lock(libc::F_WRLCK);
+    let mut lock = lock_at(libc::F_RDLCK, SIGN);
+    // What a lock for reading conflicts with: those who are about to write have such locks (`family`).
     // Not F_OFD_GETLK: every number of the socket is of one description, whose own lock that would not show.
     // SAFETY: the struct that the command takes.
     unsafe {
@@ -73,12 +74,15 @@ pub fn is_signed(fd: RawFd) -> Result<bool, Errno> {
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-/// A byte range of the socket that nobody else locks: programs lock files.
-fn lock(kind: libc::c_int) -> libc::flock {
+/// The byte of the socket that the sign is a lock on. Nobody else locks it: programs lock files.
+pub(super) const SIGN: libc::off_t = 0x75_6b74_6c73;
+
+/// A lock on one byte of the socket, or that there is none any more.
+pub(super) fn lock_at(kind: libc::c_int, at: libc::off_t) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0x75_6b74_6c73,
+        l_start: at,
         l_len: 1,
         l_pid: 0,
     }

@@ -133,6 +133,18 @@ impl Table {
         }
     }
 
+    /// The numbers that calls of other threads are under way on.
+    pub fn others(&self, own: Option<&Slot>) -> impl Iterator<Item = RawFd> {
+        let used = self.used.load(Ordering::Acquire);
+        let is_own = move |slot: &&Slot| own.is_some_and(|own| core::ptr::eq(own, *slot));
+        let slots = self.slots[..used].iter().filter(move |slot| !is_own(slot));
+        slots
+            .flat_map(|slot| &slot.numbers)
+            // Acquire: as in `has`.
+            .map(|number| number.load(Ordering::Acquire) - 1)
+            .filter(|fd| *fd >= 0)
+    }
+
     /// Whether no thread but the one of the slot `own` has ever made a call, or has ended since.
     pub fn is_only(&self, own: Option<&Slot>) -> bool {
         let used = self.used.load(Ordering::Relaxed);

@@ -387,6 +387,13 @@ pub fn close_on_exec(fd: RawFd) {
     }
 }
 
+/// Whether `fd` is closed when another program is started.
+#[must_use]
+pub fn closes_on_exec(fd: RawFd) -> bool {
+    let flags = borrow(fd).and_then(rustix::io::fcntl_getfd);
+    flags.is_ok_and(|flags| flags.contains(rustix::io::FdFlags::CLOEXEC))
+}
+
 /// As [`linger`], of a descriptor of the library's own.
 pub fn linger_of(fd: &Kept) -> Option<Duration> {
     sockopt::socket_linger(fd).ok()?

@@ -1,5 +1,7 @@
 //! Signals that wait.
 
+use core::cell::Cell;
+
 use rustix::io::Errno;
 
 use super::net::Mask;
@@ -7,22 +9,32 @@ use super::raw;
 
 /// Until this is dropped no signal handler of the program runs in the calling thread, so that it cannot
 /// find a number in the middle of a change of its own thread's.
+///
+/// Within one, another costs no system call: the last that is dropped brings the mask back.
 #[derive(Debug)]
 #[must_use]
 pub struct Blocked {
-    before: Mask,
     /// Not `Send`: the mask is the thread's.
     stays: core::marker::PhantomData<*const ()>,
+}
+
+thread_local! {
+    /// How many there are in this thread, and its mask before the first.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static BEFORE: Cell<Mask> = const { Cell::new(0) };
 }
 
 impl Blocked {
     /// Blocks all signals but those by which the thread itself has done wrong.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Blocked {
-        let before = set(!OWN_FAULTS);
-        Blocked {
+        // A handler that comes before the system call leaves the count as it was.
+        if DEPTH.get() == 0 {
             // It only fails in a sandbox that kills for less; then nothing was blocked.
-            before: before.unwrap_or(0),
+            BEFORE.set(set(!OWN_FAULTS).unwrap_or(0));
+        }
+        DEPTH.set(DEPTH.get() + 1);
+        Blocked {
             stays: core::marker::PhantomData,
         }
     }
@@ -30,7 +42,10 @@ impl Blocked {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        let _ = set(self.before);
+        DEPTH.set(DEPTH.get() - 1);
+        if DEPTH.get() == 0 {
+            let _ = set(BEFORE.get());
+        }
     }
 }
 
@@ -71,12 +86,14 @@ mod tests {
     fn the_mask_comes_back() {
         let before = set(0).unwrap();
         set(before).unwrap();
+        let now = || set(0).and_then(|mask| set(mask).map(|_| mask)).unwrap();
         let outer = Blocked::new();
         let inner = Blocked::new();
         // Neither those, nor SIGKILL and SIGSTOP.
-        assert_eq!(inner.before.count_ones(), 64 - 8);
-        drop(inner);
+        assert_eq!(now().count_ones(), 64 - 8);
         drop(outer);
-        assert_eq!(set(before).unwrap(), before);
+        assert_eq!(now().count_ones(), 64 - 8);
+        drop(inner);
+        assert_eq!(now(), before);
     }
 }

@@ -27,6 +27,13 @@ pub fn is_alone() -> bool {
     }
 }
 
+/// Whether a thread that is started now stays: the child of a `vfork(2)` has its parent's memory, but its threads end with
+/// it.
+#[must_use]
+pub fn would_stay() -> bool {
+    !super::fork_guard::is_child_of_vfork()
+}
+
 /// Starts a detached thread with every signal blocked, so that no handler of the program ever runs
 /// on it (design rule 6). Returns whether it could be started.
 pub fn spawn_quiet(name: &str, body: impl FnOnce() + Send + 'static) -> bool {

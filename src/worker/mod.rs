@@ -101,7 +101,7 @@ impl Worker {
             return true;
         }
         let mut started = lock(&self.started);
-        if !*started {
+        if !*started && thread::would_stay() {
             let inner = Arc::clone(&self.inner);
             *started = thread::spawn_quiet("uktls-worker", move || inner.run());
             self.runs.store(*started, Ordering::Relaxed);

@@ -78,6 +78,7 @@ enum {
     STREAM = 64,     /* keeps a buffer in the process */
     HAS_THREADS = 128, /* of the C library, which do not outlive a fork */
     LAZY = 256,      /* the last message waits in a stream for the end of the process */
+    WIDE = 1024,     /* in pieces, where a message is longer than the buffer */
     LIBRARY = 512    /* a call of the C library uktls, in a process without the preload library */
 };
 

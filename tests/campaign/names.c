@@ -33,6 +33,10 @@ const char *impossible(const struct cell *c)
         return "the sockets that take turns under the number have their keys";
     if (churns && flags & (OWN_NUMBER | FREE_FORM))
         return "a copy of the number does not change with it, and what cannot be told apart cannot be followed";
+    if (flags & HAS_THREADS && c->how == CHURN_PLAIN)
+        return "a number by which the C library's threads may yet write is not put over (EBUSY)";
+    if (flags & WIDE && c->how == CHURN_PLAIN && thread_counts[c->threads] > 1)
+        return "a long message leaves a wide stream in pieces, between which others write";
     if (churns && c->forks != NO_FORK)
         return "the number changes in one table";
     if ((c->how == VFORKED || c->how == RAW_CLONE || c->how == RAW_CLONE_FILES) &&
@@ -44,6 +48,8 @@ const char *impossible(const struct cell *c)
         return "the C library follows no vfork, exec and close_range";
     if (flags & LIBRARY && (c->how == RAW_CLONE || c->how == RAW_CLONE_FILES) && c->when == OTHER_THREAD)
         return "the C library sees no clone: its locks are in the child as other threads have left them";
+    if (flags & OWN_NUMBER && c->how == VFORKED)
+        return "the child of a vfork has its parent's streams, and numbers of its own";
     if (flags & LAZY && c->forks == FORK_WHILE_WRITING)
         return "what waits in a stream is in the child once more";
     if (flags & LAZY && (c->how == VFORKED || c->how == RAW_CLONE || c->how == RAW_CLONE_FILES))

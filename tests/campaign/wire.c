@@ -323,10 +323,11 @@ void account(struct lane *lane, struct result *r)
     for (int w = 0; w < WRITERS_MAX; w++) {
         int first_refused = MESSAGES_MAX;
 
-        /* A stream tells of what it could not write when the next message comes. */
+        /* A stream tells of what it could not write when the next message comes, of whichever of its writers. */
         for (int m = MESSAGES_MAX - 1; lazy && m >= 0; m--)
-            if (atomic_load(&lane->shared->writers[w].state[m]) == REFUSED)
-                first_refused = m;
+            for (int other = w / THREADS_MAX * THREADS_MAX; other < (w / THREADS_MAX + 1) * THREADS_MAX; other++)
+                if (atomic_load(&lane->shared->writers[other].state[m]) == REFUSED)
+                    first_refused = thread_counts[lane->shared->cell.threads] == 1 ? m : 0;
         for (int m = 0; m < MESSAGES_MAX; m++) {
             int state = atomic_load(&lane->shared->writers[w].state[m]), there = lane->delivered[w][m];
 

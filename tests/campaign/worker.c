@@ -549,7 +549,7 @@ void plant_now(struct shared *shared, struct writer *w, unsigned counter)
 
 /* --- a number that changes ------------------------------------------------------------------------- */
 
-static _Atomic int churning, churn_ends, churn_turns;
+static _Atomic int churning, churn_ends, churn_turns, churn_messages;
 static int churned[2], churn_number = 330;
 
 static void *churn(void *argument)
@@ -560,6 +560,10 @@ static void *churn(void *argument)
             break;
         }
         atomic_fetch_add(&churn_turns, 1);
+        /* Each of the two gets messages, and some find the number in the midst of a change: every third turn is short. */
+        for (int before = atomic_load(&churn_messages), k = 0;
+             i % 3 && k < 100 && atomic_load(&churn_messages) == before && !atomic_load(&churn_ends); k++)
+            sched_yield();
     }
     return argument;
 }
@@ -567,7 +571,10 @@ static void *churn(void *argument)
 /* Between a few messages the number changes, however slow the other thread is. */
 static void churn_once_more(unsigned counter)
 {
-    if (atomic_load(&churning) && counter % 3 == 0)
+    if (!atomic_load(&churning))
+        return;
+    atomic_fetch_add(&churn_messages, 1);
+    if (counter % 3 == 0)
         for (int turns = atomic_load(&churn_turns), i = 0; atomic_load(&churn_turns) == turns && i < 1000; i++)
             sched_yield();
 }
@@ -955,6 +962,8 @@ static void run_cell(void)
     pid_t setter = -1, child = -1;
 
     at_step(CONNECTING);
+    /* Not known yet: it may be the second. */
+    atomic_store(&sh->main_connection, -1);
     if (how >= REUSED_TLS && how <= REUSED_DUP)
         base_fd = reused(how, &base_connection);
     else

@@ -57,6 +57,15 @@ impl Accelerator {
         }
     }
 
+    /// The way to the accelerator's thread, which is started if it may be.
+    fn inbox(&self) -> Option<&Arc<Inbox>> {
+        match self.inbox.get() {
+            Some(inbox) => inbox.as_ref(),
+            None if !thread::would_stay() => None,
+            None => self.inbox.get_or_init(|| self.start()).as_ref(),
+        }
+    }
+
     fn start(&self) -> Option<Arc<Inbox>> {
         let inbox = Arc::new(Inbox::new().ok()?);
         let (theirs, limits) = (Arc::clone(&inbox), self.limits);
@@ -80,7 +89,7 @@ impl Accelerator {
 impl Engine for Accelerator {
     fn submit(&self, job: Job) {
         let inbox = match job.sealer.is_accelerated() {
-            true => self.inbox.get_or_init(|| self.start()).as_ref(),
+            true => self.inbox(),
             false => None,
         };
         let refused = match inbox {
