@@ -226,6 +226,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-accelerator
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-preload
+	@$(MAKE) --no-print-directory test-campaign-short
 	@$(MAKE) --no-print-directory test-interop
 	@$(MAKE) --no-print-directory test-selftest
 	$(STAGED) tests/programs/run.sh uktls nginx accelerator openssl python rustls

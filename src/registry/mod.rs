@@ -296,9 +296,9 @@ fn process() -> Result<Arc<Process>> {
     if let Some(process) = PROCESS.load_full() {
         return Ok(process);
     }
-    // Its descriptors would not be its parent's.
+    // Its descriptors and threads would not be its parent's, whose memory it has. As from a kernel without TLS.
     if fork_guard::is_child_of_vfork() {
-        return Err(Error::Os(Errno::AGAIN));
+        return Err(Error::Os(Errno::NOPROTOOPT));
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let config = config();
