@@ -22,6 +22,10 @@ TARGET   := $(or $(CARGO_TARGET_DIR),target)
 ARCHIVE  := $(TARGET)/release/libuktls.a
 # What `rustc --print native-static-libs` names, less libgcc and libc, which every C compiler adds.
 LIBS_PRIVATE := -lutil -lrt -lpthread -lm -ldl
+# Panics are unwound by code of the library's own: an image with the C library alone has no libgcc_s.so.1. The preload
+# library has frames that others unwind, too (preload/c/unwind.c).
+UNWINDER := -static-libgcc
+UNWINDERS := $(UNWINDER) -Wl,--wrap=_Unwind_Resume -Wl,--wrap=__gcc_personality_v0
 
 MAN1     := $(wildcard docs/man/*.1)
 MAN3     := $(wildcard docs/man/*.3)
@@ -85,14 +89,14 @@ $(BUILD)/uktls.map: abi/uktls.symbols
 
 # Linked by cc and not by rustc, whose own version script would win over ours.
 $(BUILD)/lib/$(SHARED): $(BUILD)/lib/libuktls.a $(BUILD)/uktls.map
-	$(CC) -shared -o $@ $(LDFLAGS) -Wl,-soname,$(SONAME) -Wl,--version-script=$(BUILD)/uktls.map \
+	$(CC) -shared $(UNWINDER) -o $@ $(LDFLAGS) -Wl,-soname,$(SONAME) -Wl,--version-script=$(BUILD)/uktls.map \
 	  -Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs -Wl,--gc-sections \
 	  -Wl,--whole-archive $< -Wl,--no-whole-archive \
 	  -Wl,--as-needed $$(pkg-config --libs libcrypto) $(LIBS_PRIVATE)
 	@ln -sf $(SHARED) $(@D)/$(SONAME)
 	@ln -sf $(SONAME) $(@D)/libuktls.so
 
-# The preload library is in every process of a system: the C library and libgcc, and nothing else. It calls its own functions by
+# The preload library is in every process of a system: it needs the C library and nothing else. It calls its own functions by
 # the names that it exports, whatever else has them, and system calls by their instruction (preload/c/syscall.S).
 PRELOAD_ARCHIVE := $(TARGET)/release/libuktls_preload.a
 $(PRELOAD_ARCHIVE): FORCE
@@ -104,7 +108,7 @@ $(BUILD)/preload.map: abi/preload.symbols
 
 $(BUILD)/lib/libuktls_preload.so: $(PRELOAD_ARCHIVE) $(BUILD)/preload.map
 	@mkdir -p $(@D)
-	$(CC) -shared -o $@ $(LDFLAGS) -Wl,-soname,libuktls_preload.so -Wl,--version-script=$(BUILD)/preload.map \
+	$(CC) -shared $(UNWINDERS) -o $@ $(LDFLAGS) -Wl,-soname,libuktls_preload.so -Wl,--version-script=$(BUILD)/preload.map \
 	  -Wl,-Bsymbolic-functions -Wl,--wrap=syscall \
 	  -Wl,-z,nodelete -Wl,-z,relro -Wl,-z,now -Wl,-z,defs -Wl,--gc-sections \
 	  -Wl,--whole-archive $< -Wl,--no-whole-archive -Wl,--as-needed $(LIBS_PRIVATE)
@@ -264,7 +268,7 @@ test-symbols:
 	$(STAGED) SONAME=$(SONAME) c-tests/symbols.sh
 
 test-link:
-	$(STAGED) scripts/test-link.sh
+	$(STAGED) UNWINDER='$(UNWINDER)' UNWINDERS='$(UNWINDERS)' scripts/test-link.sh
 
 test-install:
 	scripts/test-install.sh

@@ -41,6 +41,13 @@ for wanted in "Library soname: \[$SONAME\]" 'NODELETE' 'BIND_NOW|FLAGS.* NOW'; d
         status=1
     fi
 done
+needs=$(sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p' <<<"$dynamic" | grep -v '^ld-linux-' | sort | xargs)
+if [ "$needs" = 'libc.so.6 libcrypto.so.3' ]; then
+    echo "symbols: it needs $needs: ok"
+else
+    echo "symbols: it needs $needs: FAILED" >&2
+    status=1
+fi
 if readelf -lW "$library" | grep -q GNU_RELRO; then
     echo "symbols: relocations are read-only: ok"
 else

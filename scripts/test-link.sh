@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A C program builds with nothing but pkg-config, against the shared and the static library.
-# Environment: PREFIX, the installed library; PKG_CONFIG_PATH, where its uktls.pc is.
+# The two libraries' ways to unwind work, without libgcc_s.so.1 as well.
+# Environment: PREFIX, the installed library; PKG_CONFIG_PATH, where its uktls.pc is; UNWINDER, UNWINDERS: the Makefile's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,11 +9,11 @@ cc=${CC:-cc}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# build OUTPUT SOURCE FLAGS...
+# build OUTPUT SOURCES AND FLAGS...
 build() {
-    local output=$1 source=$2
-    shift 2
-    "$cc" -std=gnu11 -Wall -Wextra -Werror -o "$output" "$source" "$@"
+    local output=$1
+    shift
+    "$cc" -std=gnu11 -Wall -Wextra -Werror -o "$output" "$@"
 }
 needs_shared() { readelf -d "$1" | grep -q 'NEEDED.*\[libuktls\.so\.0\]'; }
 
@@ -45,3 +46,16 @@ for kind in shared static; do
     [ "$got" = "$wanted" ] || { echo "link: $kind library is $got, uktls.pc says $wanted" >&2; exit 1; }
 done
 echo "link: header, libraries and uktls.pc agree on version $wanted: ok"
+
+rustc --edition 2024 --crate-type staticlib -C panic=unwind -o "$work/libpanics.a" tests/link/panics.rs
+for flags in "$UNWINDER" "$UNWINDERS"; do
+    read -ra unwinding <<<"$flags"
+    sources=(tests/link/cancelled.c)
+    [ "$flags" = "$UNWINDER" ] || sources+=(preload/c/unwind.c)
+    build "$work/unwinds.so" "${sources[@]}" -shared -fPIC -fexceptions "${unwinding[@]}" -Wl,-z,defs \
+        -Wl,--whole-archive "$work/libpanics.a" -Wl,--no-whole-archive
+    ! readelf -d "$work/unwinds.so" | grep -q 'NEEDED.*libgcc_s' || { echo "link: $flags: needs libgcc_s" >&2; exit 1; }
+    build "$work/unwinds" tests/link/unwinds.c "$work/unwinds.so" -lpthread
+    got=$("$work/unwinds") || { echo "link: $flags: $got" >&2; exit 1; }
+done
+echo "link: panics and cancelled threads are unwound: ok"
