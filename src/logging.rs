@@ -9,6 +9,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::config::LogTarget;
 use crate::sys::kept::Kept;
+use crate::sys::signals::without_those_of_files;
 
 /// Starts or redirects logging. Without a target nothing is logged.
 pub(crate) fn start(target: Option<&LogTarget>) {
@@ -58,12 +59,12 @@ impl Log for Sink {
         );
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A full disk loses log lines, not the program.
-        let _ = match file.as_mut() {
+        let _ = without_those_of_files(|| match file.as_mut() {
             Some(file) => rustix::io::write(file, line.as_bytes())
                 .map(drop)
                 .map_err(std::io::Error::from),
             None => std::io::stderr().write_all(line.as_bytes()),
-        };
+        });
     }
 
     fn flush(&self) {}

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sys::fork_guard;
 use crate::sys::kept::Kept;
 use crate::sys::segment::{self, Page};
+use crate::sys::signals::without_those_of_files;
 
 /// One counter.
 #[derive(Debug, Default)]
@@ -244,15 +245,17 @@ pub(crate) fn append_to_file(config: &crate::config::Config) {
     let left = rest.len();
     let line = &line[..line.len() - left];
     // One write of one line in append mode: lines of several processes do not mix.
-    let written = match FILE.get() {
-        Some(file) => rustix::io::write(file, line)
-            .map(drop)
-            .map_err(std::io::Error::from),
-        None => open(path).and_then(|mut file| file.write_all(line)),
-    };
-    if let Err(error) = written {
-        let _ = writeln!(std::io::stderr(), "uktls: UKTLS_STATS_FILE: {error}");
-    }
+    without_those_of_files(|| {
+        let written = match FILE.get() {
+            Some(file) => rustix::io::write(file, line)
+                .map(drop)
+                .map_err(std::io::Error::from),
+            None => open(path).and_then(|mut file| file.write_all(line)),
+        };
+        if let Err(error) = written {
+            let _ = writeln!(std::io::stderr(), "uktls: UKTLS_STATS_FILE: {error}");
+        }
+    });
 }
 
 /// Opens the file of `UKTLS_STATS_FILE` now, for a process that may lose the right to it, or the way

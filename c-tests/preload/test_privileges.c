@@ -89,6 +89,18 @@ static int with_few_descriptors(void *argument)
     return serves();
 }
 
+/* The counters' file, the log and the file of statistics are files; a socket is none. */
+static int with_no_files(void *files)
+{
+    struct rlimit none = {0, 0};
+    CHILD_CHECK(setrlimit(RLIMIT_FSIZE, &none) == 0);
+    setenv("UKTLS_LOG", ((char **)files)[0], 1);
+    setenv("UKTLS_STATS_FILE", ((char **)files)[1], 1);
+    setenv("UKTLS_TEST_CHILD", "files", 1);
+    execl(program_invocation_name, program_invocation_name, (char *)NULL);
+    return 9;
+}
+
 static int not_dumpable(void *argument)
 {
     (void)argument;
@@ -142,6 +154,21 @@ static void test_few_descriptors(void **state)
     assert_exited(in_child(with_few_descriptors, NULL), 0);
 }
 
+static void test_no_files(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/uktls-files-XXXXXX", log[64], stats[64];
+    assert_non_null(mkdtemp(folder));
+    snprintf(log, sizeof log, "debug:%s/log", folder);
+    snprintf(stats, sizeof stats, "%s/stats", folder);
+    int status = in_child(with_no_files, (char *[]){log, stats});
+    /* They are opened, and nothing can be written to them. */
+    assert_ok(unlink(log + strlen("debug:")));
+    assert_ok(unlink(stats));
+    assert_ok(rmdir(folder));
+    assert_exited(status, 0);
+}
+
 static void test_not_dumpable(void **state)
 {
     (void)state;
@@ -153,7 +180,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_setuid),           cmocka_unit_test(test_chroot),
         cmocka_unit_test(test_before_linux_6_4), cmocka_unit_test(test_few_descriptors),
-        cmocka_unit_test(test_not_dumpable),
+        cmocka_unit_test(test_not_dumpable),     cmocka_unit_test(test_no_files),
     };
+    if (getenv("UKTLS_TEST_CHILD"))
+        return serves();
     return RUN_PRELOADED("test_privileges", tests);
 }

@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags};
 
-use super::page;
+use super::{page, signals};
 
 /// A value that can move to a mapping of its own, whose pages can then be replaced.
 ///
@@ -48,8 +48,11 @@ impl<T> Page<T> {
 
     fn move_to(&'static self, file: &OwnedFd) -> Result<(), Errno> {
         const { assert!(size_of::<T>() <= FILE_LEN) };
-        // Now, as a full file system would otherwise be a SIGBUS later.
-        rustix::fs::fallocate(file, FallocateFlags::empty(), 0, FILE_LEN as u64)?;
+        // Now, as a full file system would otherwise be a SIGBUS later. The program may have a limit on the size of
+        // its files (`EFBIG`).
+        signals::without_those_of_files(|| {
+            rustix::fs::fallocate(file, FallocateFlags::empty(), 0, FILE_LEN as u64)
+        })?;
         let len = Self::mapping_len()?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let anywhere = core::ptr::null_mut();

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use rustix::io::Errno;
 
 use super::net::Mask;
-use super::raw;
+use super::raw::{self, Argument};
 
 /// Until this is dropped no signal handler of the program runs in the calling thread, so that it cannot
 /// find a number in the middle of a change of its own thread's.
@@ -58,8 +58,64 @@ const OWN_FAULTS: Mask = 1 << (libc::SIGILL - 1)
     | 1 << (libc::SIGSEGV - 1)
     | 1 << (libc::SIGSYS - 1);
 
+/// Has `write` write to a file of the library's own. The kernel tells of some failures by a signal, which is for a program that
+/// is about to write for itself, and deadly: a limit on the size of files (`SIGXFSZ`), a pipe without a reader
+/// (`SIGPIPE`), a terminal of others (`SIGTTOU`). The library's failures are errors only.
+pub fn without_those_of_files<T>(write: impl FnOnce() -> T) -> T {
+    let Ok(before) = change(libc::SIG_BLOCK, OF_FILES) else {
+        return write();
+    };
+    let were_pending = pending();
+    let result = write();
+    let ours = OF_FILES & !were_pending;
+    // One that has waited since before is the program's.
+    while pending() & ours != 0 && take(ours).is_ok() {}
+    let _ = set(before);
+    result
+}
+
+const OF_FILES: Mask =
+    1 << (libc::SIGXFSZ - 1) | 1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGTTOU - 1);
+
+/// The signals that wait for the thread, or for any of the process.
+fn pending() -> Mask {
+    let mut pending: Mask = 0;
+    let to = &raw mut pending;
+    // SAFETY: a mask of the length that is told.
+    let _ = unsafe {
+        raw::call(
+            libc::SYS_rt_sigpending,
+            [to.into(), size_of::<Mask>().into()],
+        )
+    };
+    pending
+}
+
+/// Takes one of `signals`, which are blocked, away.
+fn take(signals: Mask) -> Result<(), Errno> {
+    let now = [0 as libc::c_long; 2];
+    // SAFETY: a mask of the length that is told, no place for what the signal says, and a time of zero.
+    unsafe {
+        raw::call(
+            libc::SYS_rt_sigtimedwait,
+            [
+                (&raw const signals).into(),
+                Argument::NONE,
+                now.as_ptr().into(),
+                size_of::<Mask>().into(),
+            ],
+        )
+    }
+    .map(drop)
+}
+
 /// Replaces the mask of the calling thread.
 fn set(mask: Mask) -> Result<Mask, Errno> {
+    change(libc::SIG_SETMASK, mask)
+}
+
+/// Changes it as `how` says; what it was.
+fn change(how: i32, mask: Mask) -> Result<Mask, Errno> {
     let mut before: Mask = 0;
     let (new, old) = (&raw const mask, &raw mut before);
     // SAFETY: both are masks of the length that is told. By the system call, as the C library's function
@@ -67,20 +123,42 @@ fn set(mask: Mask) -> Result<Mask, Errno> {
     unsafe {
         raw::call(
             libc::SYS_rt_sigprocmask,
-            [
-                libc::SIG_SETMASK.into(),
-                new.into(),
-                old.into(),
-                size_of::<Mask>().into(),
-            ],
+            [how.into(), new.into(), old.into(), size_of::<Mask>().into()],
         )
     }?;
     Ok(before)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom), not(miri)))]
 mod tests {
     use super::*;
+
+    fn raise(signal: i32) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        let arguments = [std::process::id().into(), thread.into(), signal.into()];
+        // SAFETY: the signal is blocked in this thread.
+        unsafe { raw::call(libc::SYS_tgkill, arguments) }.unwrap();
+    }
+
+    /// Unblocked, each of these would be the end of the test.
+    #[test]
+    fn a_failed_write_sends_no_signal() {
+        let before = set(0).unwrap();
+        assert_eq!(without_those_of_files(|| raise(libc::SIGXFSZ)), ());
+        without_those_of_files(|| [libc::SIGXFSZ, libc::SIGTTOU].map(raise));
+        assert_eq!(set(before).unwrap(), 0);
+        assert_eq!(pending() & OF_FILES, 0);
+    }
+
+    #[test]
+    fn what_waited_before_waits_on() {
+        let before = change(libc::SIG_BLOCK, OF_FILES).unwrap();
+        raise(libc::SIGXFSZ);
+        without_those_of_files(|| [libc::SIGXFSZ, libc::SIGTTOU].map(raise));
+        assert_eq!(pending() & OF_FILES, 1 << (libc::SIGXFSZ - 1));
+        take(OF_FILES).unwrap();
+        set(before).unwrap();
+    }
 
     #[test]
     fn the_mask_comes_back() {

@@ -37,7 +37,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("engine", &["aead", "record", "sys"]),
     ("crypto_info", &["aead", "record", "sys::abi", "sys::scrub"]),
     // Keys live in the secret memory that `sys` maps.
-    // Keys live in the secret memory that `sys` maps.
     (
         "aead",
         &["record", "sys::copy", "sys::scrub", "sys::secret"],
@@ -50,8 +49,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Names what can be chosen: an engine, an AEAD.
     ("config", &["engine", "aead"]),
     // Their files must be out of the program's way.
-    ("logging", &["sys::kept"]),
-    ("stats", &["sys::fork_guard", "sys::kept", "sys::segment"]),
+    ("logging", &["sys::kept", "sys::signals"]),
+    (
+        "stats",
+        &[
+            "sys::fork_guard",
+            "sys::kept",
+            "sys::segment",
+            "sys::signals",
+        ],
+    ),
 ];
 const OPEN_ROOMS: &[&str] = &["sync", "error", "config", "stats", "logging"];
 
