@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::registry::{self, Clone};
 use crate::rx::window;
 use crate::sync::patiently;
-use crate::sys::{fork_guard, secret, streams};
+use crate::sys::{fork_guard, secret, streams, user_memory};
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
 /// linked so that it is never unloaded.
@@ -154,6 +154,7 @@ fn begin_child((mut table, buffers, secrets, _): Held, parent: u64) {
     }
     fork_guard::new_epoch();
     registry::has_forked();
+    user_memory::forget_all();
     registry::forget_published();
     WRITTEN.store(false, Ordering::Relaxed);
     registry::reset_in_child();

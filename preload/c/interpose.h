@@ -292,6 +292,14 @@ bool uktls_preload_is_readable(const void *start, size_t len);
 bool uktls_preload_is_writable(const void *start, size_t len);
 /* What is known of these addresses is not so any more. */
 void uktls_preload_forget(const void *start, size_t len);
+/* Nor of any others. */
+void uktls_preload_forget_memory(void);
+/* What is mapped there now: whether it can go away without a call of this process. */
+void uktls_preload_mapped(const void *start, size_t len, bool is_fleeting);
+bool uktls_preload_is_fleeting(const void *start, size_t len);
+void uktls_preload_all_is_fleeting(void);
+/* What system calls by syscall(2) change of the memory; whether it is one of those, which has then been made. */
+bool uktls_memory_call(long number, const long argument[6], long *result);
 /* Whether this is the child of a vfork, which has its parent's memory but descriptors of its own. */
 bool uktls_preload_in_vfork(void);
 

@@ -45,6 +45,9 @@ const uint8_t uktls_served[NUMBERS] = {
     [SYS_accept] = 1, [SYS_accept4] = 1, [SYS_socket] = 1, [SYS_socketpair] = 1, [SYS_connect] = 1,
     [SYS_execve] = 1, [SYS_execveat] = 1, [SYS_exit_group] = 1, [SYS_pidfd_getfd] = 1,
     [SYS_clone] = 1, [SYS_clone3] = 1, [SYS_unshare] = 1,
+    [SYS_mmap] = 1, [SYS_munmap] = 1, [SYS_mremap] = 1, [SYS_mprotect] = 1, [SYS_pkey_mprotect] = 1, [SYS_brk] = 1,
+    [SYS_shmat] = 1, [SYS_shmdt] = 1, [SYS_remap_file_pages] = 1, [SYS_madvise] = 1, [SYS_process_madvise] = 1,
+    [SYS_userfaultfd] = 1,
 #ifdef SYS_dup2
     [SYS_dup2] = 1,
 #endif
@@ -526,7 +529,7 @@ static bool serve(struct call *call)
         return clone_by(call, CLONE_VM | CLONE_VFORK | SIGCHLD, true);
 #endif
     default:
-        return number(call);
+        return uktls_memory_call(call->number, call->a, &call->result) || number(call);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use uktls::sys::user_memory;
+use uktls::sys::{fleeting, user_memory};
 
 use crate::process;
 
@@ -19,7 +19,7 @@ pub extern "C" fn uktls_preload_is_writable(start: *const c_void, len: usize) ->
     user_memory::writable(start.cast(), len) == len
 }
 
-/// `munmap(2)`, `mprotect(2)`, `mremap(2)` or `mmap(2)` has changed what can be done there.
+/// A system call has changed what can be done there.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_forget(start: *const c_void, len: usize) {
     if process::is_remembered() {
@@ -36,6 +36,34 @@ pub extern "C" fn uktls_preload_is_readable(start: *const c_void, len: usize) ->
         user_memory::forget(start.cast(), len);
     }
     is_readable
+}
+
+/// A system call has changed what can be done somewhere.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_forget_memory() {
+    user_memory::forget_all();
+}
+
+/// The memory there, which has just come, can go away without a call (`fleeting`), or is none of that kind.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_mapped(start: *const c_void, len: usize, is_fleeting: bool) {
+    fleeting::remove(start.addr(), len);
+    if is_fleeting {
+        fleeting::add(start.addr(), len);
+    }
+}
+
+/// Whether any of the memory there can go away without a call.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_is_fleeting(start: *const c_void, len: usize) -> bool {
+    len > 0 && fleeting::holds(start.addr(), start.addr().saturating_add(len - 1))
+}
+
+/// All memory can from now on.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_all_is_fleeting() {
+    fleeting::add_everything();
+    user_memory::forget_all();
 }
 
 pub(crate) fn is_readable(start: *const c_void, len: usize) -> bool {

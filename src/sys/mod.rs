@@ -7,6 +7,7 @@ pub mod barrier;
 pub mod copy;
 pub mod errno;
 pub mod family;
+pub mod fleeting;
 pub mod fork_guard;
 pub mod gather;
 pub mod identity;

@@ -2,15 +2,18 @@
 //! answers with EFAULT.
 //!
 //! Memory is asked about a page at a time, when it is first seen: a system call, and after that a look
-//! at a table. What the program has taken away since ([`forget`] is not told of all) crashes as it
-//! would in any library.
+//! at a table. What can go away at any time ([`fleeting`]) is asked about whenever it is used. What the program has taken
+//! away since ([`forget`] is not told of all) crashes as it would in any library.
+//!
+//! The kernel could copy (`process_vm_readv`, a pipe), and nothing would have to be known. That costs 0.5 us for 64
+//! bytes, which are sealed in 0.1 us, and 1 us for 16 KiB, which are sealed in 1.5 us; to ask each time costs 0.2 and 0.3 us.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 
 use super::raw::{self, Argument};
-use super::{errno, page};
+use super::{errno, fleeting, page};
 
 /// What is to be done with the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +46,27 @@ pub fn forget(start: *const u8, len: usize) {
         if pages < PLACES {
             for page in first..first + pages {
                 let place = place(table, page);
-                if place.load(Ordering::Relaxed) == page + 1 {
+                if place.load(Ordering::Relaxed) & PAGES == page + 1 {
                     place.store(NONE, Ordering::Relaxed);
                 }
             }
             continue;
         }
         for place in table {
-            let seen = place.load(Ordering::Relaxed);
+            let seen = place.load(Ordering::Relaxed) & PAGES;
             if seen != NONE && (seen - 1).wrapping_sub(first) < pages {
                 place.store(NONE, Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// The program changes memory in a way of which it is not known where; or this is a new process, which has not all
+/// of its parent's memory (`MADV_DONTFORK`).
+pub fn forget_all() {
+    // What was seen in an earlier epoch does not count. An epoch that comes again must find nothing of its own.
+    if EPOCH.fetch_add(PAGES + 1, Ordering::Relaxed) == !PAGES {
+        forget(core::ptr::null(), usize::MAX);
     }
 }
 
@@ -93,11 +105,12 @@ fn accessible(table: &Table, access: Access, start: usize, len: usize) -> usize 
 
 fn is_seen(table: &Table, page: usize) -> bool {
     // Relaxed: only a number, which says nothing of other memory.
-    place(table, page).load(Ordering::Relaxed) == page + 1
+    place(table, page).load(Ordering::Relaxed) == page + 1 + EPOCH.load(Ordering::Relaxed)
 }
 
 fn see(table: &Table, page: usize) {
-    place(table, page).store(page + 1, Ordering::Relaxed);
+    let seen = page + 1 + EPOCH.load(Ordering::Relaxed);
+    place(table, page).store(seen, Ordering::Relaxed);
     if !ANY.load(Ordering::Relaxed) {
         ANY.store(true, Ordering::Relaxed);
     }
@@ -114,8 +127,11 @@ fn asked(table: &Table, access: Access, first: usize, last: usize) -> Option<usi
 
 fn first_bad(table: &Table, access: Access, first: usize, last: usize) -> Option<usize> {
     let pages = first..=last;
+    let lasts = !fleeting::holds(first * PAGE, last * PAGE + (PAGE - 1));
     if first != 0 && all_are_good(access, first, last) {
-        pages.for_each(|page| see(table, page));
+        if lasts {
+            pages.for_each(|page| see(table, page));
+        }
         return None;
     }
     for page in pages {
@@ -123,7 +139,9 @@ fn first_bad(table: &Table, access: Access, first: usize, last: usize) -> Option
             if page == 0 || !is_good(access, page) {
                 return Some(page);
             }
-            see(table, page);
+            if lasts {
+                see(table, page);
+            }
         }
     }
     None
@@ -184,8 +202,14 @@ static WRITABLE: Table = [const { AtomicUsize::new(NONE) }; PLACES];
 /// Whether the tables have anything.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// An empty place; a page's number is kept with 1 added.
+/// An empty place; a page's number is kept with 1 added, and with the epoch.
 const NONE: usize = 0;
+
+/// The bits of a page's number: no processor has addresses of 64 bits.
+const PAGES: usize = usize::MAX >> 12;
+
+/// Counts in the bits that page numbers leave.
+static EPOCH: AtomicUsize = AtomicUsize::new(0);
 
 /// The smallest page that there is: a larger one is several of these.
 const PAGE: usize = page::SMALLEST;
@@ -313,6 +337,31 @@ mod tests {
                 .iter()
                 .all(|place| place.load(Ordering::Relaxed) == NONE)
         );
+    }
+
+    /// The other tests of this module may see their pages forgotten, and ask again.
+    #[test]
+    fn a_new_process_knows_nothing() {
+        let area = Area::new();
+        let page = area.0.addr() / PAGE;
+        // As often as it takes for the epoch to come again.
+        for _ in 0..5000 {
+            assert_eq!(readable(area.at(0), 9), 9);
+            forget_all();
+            assert!(!is_seen(&READABLE, page));
+        }
+    }
+
+    #[test]
+    fn fleeting_memory_is_not_remembered() {
+        let area = Area::new();
+        fleeting::add(area.0.addr(), 2 * PAGE);
+        assert_eq!(readable(area.at(0), 9), 9);
+        // Nobody tells.
+        // SAFETY: memory of ours, to which there are no references.
+        unsafe { mprotect(area.0.cast(), PAGE, MprotectFlags::empty()) }.unwrap();
+        assert_eq!(readable(area.at(0), 9), 0);
+        fleeting::remove(area.0.addr(), 3 * PAGE);
     }
 
     #[test]
