@@ -75,6 +75,12 @@ impl TurnLock {
         }
     }
 
+    /// Whether somebody may be asleep for it.
+    #[cfg(test)]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & AWAITED != 0
+    }
+
     fn exchange(&self, from: u32, to: u32) -> bool {
         // Relaxed: it stays somebody else's.
         self.0

@@ -41,6 +41,8 @@ mod transmit;
 mod used_keys;
 mod writer;
 
+#[cfg(all(test, not(loom), not(miri)))]
+mod meeting_tests;
 #[cfg(all(any(test, feature = "testing"), not(loom), not(miri)))]
 mod shared_testing;
 #[cfg(all(test, not(loom), not(miri)))]

@@ -41,6 +41,8 @@ pub(super) struct FakeSocket {
     pub patience: usize,
     /// Who has sent.
     pub senders: HashSet<ThreadId>,
+    /// What happens at the begin of the next send.
+    pub before_send: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl FakeSys {
@@ -59,6 +61,10 @@ impl FakeSys {
 
 impl Sys for FakeSys {
     fn send(&self, _: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
+        let before = self.socket().before_send.take();
+        if let Some(before) = before {
+            before();
+        }
         let mut socket = self.call();
         socket.senders.insert(std::thread::current().id());
         if let Some(errno) = socket.dead {

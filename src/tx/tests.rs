@@ -299,3 +299,23 @@ fn flush_all(setup: &Setup) {
     setup.give_room(usize::MAX);
     super::testing::flush(&setup.connection);
 }
+
+/// AS-8: what was deferred is transmitted when it has waited long enough, although the program goes on calling.
+#[test]
+fn what_is_overdue_goes_out() {
+    let setup = Setup::new(Kind::Inline, Version::Tls13, Cipher::AesGcm128, false);
+    let connection = &setup.connection;
+    let sent = connection.send_bytes(&[b"x"], None, flags());
+    assert_eq!(sent, Ok(1), "there is no room, and a queue");
+    setup.sys.socket().room = 1 << 20;
+    connection.defer(false);
+    let wire = || setup.sys.socket().wire.len();
+    let calls = connection.calls.load(Ordering::Relaxed);
+    let busy = || calls.wrapping_sub(1);
+    assert_eq!(connection.look(&mut busy(), false), Look::Again);
+    assert_eq!(wire(), 0, "it has just called");
+    assert_eq!(connection.look(&mut busy(), true), Look::Again);
+    assert_eq!(wire(), 1 + 22);
+    connection.defer(false);
+    assert_eq!(connection.look(&mut { calls }, false), Look::Again);
+}
