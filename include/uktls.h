@@ -297,7 +297,7 @@ int tls_tx_init(int fd, const void *crypto_info, size_t len);
  * Arguments, return value and errors as for `tls_tx_init`; both directions of a socket have the same
  * version and cipher. A TCP socket wakes `poll`, `epoll` and the like exactly when there is
  * something to be received; other stream sockets, at the first byte of a record. The library keeps
- * `SO_RCVLOWAT` of the socket for that: the program's own is set by `tls_setsockopt`.
+ * `SO_RCVLOWAT` and `SO_PEEK_OFF` of the socket for that: the program's own are set by `tls_setsockopt`.
  *
  * Any thread may call it, also while another sleeps in a receive. Since 0.1. Mirrors
  * setsockopt(TCP_ULP) and setsockopt(SOL_TLS, TLS_RX) (Linux net/tls/tls_main.c).
@@ -314,8 +314,8 @@ int tls_rx_init(int fd,
  * `tls_rx_init`, on a socket with TLS attached. `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t, the
  * most plaintext bytes in a sent record, 64 to 16384 (TLS 1.3: 63). `SOL_TLS`/`TLS_RX_EXPECT_NO_PAD`
  * and `TLS_TX_ZEROCOPY_RO`: 0 or 1, kept, without effect on what is sent and received.
- * `SOL_SOCKET`/`SO_RCVLOWAT` on a socket with RX keys: kept for `tls_recv`. All other options: as
- * setsockopt(2).
+ * `SOL_SOCKET`/`SO_RCVLOWAT` on a socket with RX keys: kept for `tls_recv`; `SO_PEEK_OFF` there: kept,
+ * without effect. All other options: as setsockopt(2).
  *
  * Returns 0, or -1 with errno, nothing having changed: EBADF, ENOTSOCK; EEXIST TLS is attached
  * already; ENOENT an unknown ULP; ENOTCONN; ENOPROTOOPT an unknown SOL_TLS option, or a socket

@@ -63,7 +63,7 @@ pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len:
 /// Arguments, return value and errors as for `tls_tx_init`; both directions of a socket have the same
 /// version and cipher. A TCP socket wakes `poll`, `epoll` and the like exactly when there is
 /// something to be received; other stream sockets, at the first byte of a record. The library keeps
-/// `SO_RCVLOWAT` of the socket for that: the program's own is set by `tls_setsockopt`.
+/// `SO_RCVLOWAT` and `SO_PEEK_OFF` of the socket for that: the program's own are set by `tls_setsockopt`.
 ///
 /// Any thread may call it, also while another sleeps in a receive. Since 0.1. Mirrors
 /// setsockopt(TCP_ULP) and setsockopt(SOL_TLS, TLS_RX) (Linux net/tls/tls_main.c).
@@ -90,8 +90,8 @@ pub unsafe extern "C" fn tls_rx_init(fd: c_int, crypto_info: *const c_void, len:
 /// `tls_rx_init`, on a socket with TLS attached. `SOL_TLS`/`TLS_TX_MAX_PAYLOAD_LEN`: a uint16_t, the
 /// most plaintext bytes in a sent record, 64 to 16384 (TLS 1.3: 63). `SOL_TLS`/`TLS_RX_EXPECT_NO_PAD`
 /// and `TLS_TX_ZEROCOPY_RO`: 0 or 1, kept, without effect on what is sent and received.
-/// `SOL_SOCKET`/`SO_RCVLOWAT` on a socket with RX keys: kept for `tls_recv`. All other options: as
-/// setsockopt(2).
+/// `SOL_SOCKET`/`SO_RCVLOWAT` on a socket with RX keys: kept for `tls_recv`; `SO_PEEK_OFF` there: kept,
+/// without effect. All other options: as setsockopt(2).
 ///
 /// Returns 0, or -1 with errno, nothing having changed: EBADF, ENOTSOCK; EEXIST TLS is attached
 /// already; ENOENT an unknown ULP; ENOTCONN; ENOPROTOOPT an unknown SOL_TLS option, or a socket
@@ -127,7 +127,7 @@ pub unsafe extern "C" fn tls_setsockopt(
                     return Ok(0);
                 }
             }
-            (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => {
+            (libc::SOL_SOCKET, libc::SO_RCVLOWAT | libc::SO_PEEK_OFF) => {
                 let found = registry::entry(fd);
                 if let Ok(socket) = found.as_ref().map(|found| found.get())
                     && let Some(receiver) = socket?.rx()
@@ -136,7 +136,13 @@ pub unsafe extern "C" fn tls_setsockopt(
                         return Err(Error::Invalid);
                     }
                     let value = integer(value.readable).ok_or(Error::BadAddress)?;
-                    receiver.set_low_water(usize::try_from(value).unwrap_or(usize::MAX));
+                    if optname == libc::SO_RCVLOWAT {
+                        receiver.set_low_water(usize::try_from(value).unwrap_or(usize::MAX));
+                    } else {
+                        // For sockets and kernels that have no such option.
+                        net::set_socket_option(fd, level, optname, -1)?;
+                        receiver.set_peek_offset(value);
+                    }
                     return Ok(0);
                 }
             }
@@ -174,7 +180,8 @@ pub unsafe extern "C" fn tls_getsockopt(
         let is_error = (level, optname) == (libc::SOL_SOCKET, libc::SO_ERROR);
         let is_ours = level == SOL_TLS
             || (level, optname) == (SOL_TCP, TCP_ULP)
-            || (level, optname) == (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+            || (level == libc::SOL_SOCKET
+                && matches!(optname, libc::SO_RCVLOWAT | libc::SO_PEEK_OFF));
         if is_ours && let Ok(found) = registry::entry(fd) {
             // SAFETY: an integer.
             let len = unsafe { read(optlen) }?;
@@ -349,8 +356,13 @@ fn get_ours(
         return Ok(socket
             .rx()
             .filter(|_| !negative && !is_null)
+            // Of sockets that have no such option there is nothing to be told.
+            .filter(|receiver| optname != libc::SO_PEEK_OFF || receiver.peek_offset() >= 0)
             .map(|receiver| {
-                let value = i32::try_from(receiver.low_water()).unwrap_or(i32::MAX);
+                let value = match optname {
+                    libc::SO_PEEK_OFF => receiver.peek_offset(),
+                    _ => i32::try_from(receiver.low_water()).unwrap_or(i32::MAX),
+                };
                 Answer::Int(value.to_ne_bytes())
             }));
     }

@@ -12,6 +12,7 @@ use crate::sys::gather::Span;
 use crate::sys::net;
 use crate::sys::pages::Pages;
 use crate::sys::plain;
+use crate::sys::sources::{self, COUNT_MAX};
 use crate::tx::{FileSource, SendFlags};
 
 /// Queue `len` bytes as TLS application data on `fd`.
@@ -173,26 +174,28 @@ pub unsafe extern "C" fn tls_sendfile(
                     Ok(unsafe { plain::sendfile(fd, in_fd, offset, count) }.map(self::count)?)
                 });
             };
-            net::borrow(in_fd)?;
-            if offset.is_null() && net::is_stream(in_fd) {
-                return Err(Error::Invalid);
-            }
             let start = match offset.is_null() {
                 true => None,
                 // SAFETY: an integer.
                 false => Some(unsafe { read(offset) }?),
             };
             is_writable(offset, start.map_or(0, |start| size_of_val(&start)))?;
-            let position = start
-                .map(u64::try_from)
-                .transpose()
-                .map_err(|_| Error::Invalid)?;
+            let is_odd = sources::is_odd_file(in_fd)?;
+            if is_odd {
+                // The order of the errors is the kernel's.
+                sources::take(in_fd, &mut [], start.map(|start| start as u64), false)?;
+            }
+            sources::check_place(in_fd, start, count)?;
+            if sources::appends(fd)? {
+                return Err(Error::Invalid);
+            }
             let source = FileSource {
                 fd: in_fd,
-                offset: position,
+                offset: start.map(|start| start as u64),
                 count: count.min(COUNT_MAX),
                 no_wait: false,
                 pipe: false,
+                is_odd,
             };
             let accepted = connection.send_file(source, SendFlags::default())?;
             if let Some(start) = start {
@@ -229,6 +232,10 @@ pub unsafe extern "C" fn tls_splice(
     flags: c_uint,
 ) -> isize {
     guard(known_end(fd_in, fd_out), || {
+        if len == 0 {
+            // The kernel looks at nothing else.
+            return Ok(0);
+        }
         let outward = !is_source(fd_in, fd_out);
         let (end, pipe) = match outward {
             true => (fd_out, fd_in),
@@ -253,22 +260,29 @@ pub unsafe extern "C" fn tls_splice(
             if flags & !known != 0 {
                 return Err(Error::Invalid);
             }
-            if !net::is_pipe(pipe)? {
-                return Err(Error::Invalid);
-            }
             let (of_pipe, of_socket) = match outward {
                 true => (off_in, off_out),
                 false => (off_out, off_in),
             };
-            if !of_pipe.is_null() {
+            let is_pipe = net::is_pipe(pipe)?;
+            if is_pipe && !of_pipe.is_null() {
                 return Err(Error::Os(rustix::io::Errno::SPIPE));
             }
-            if !of_socket.is_null() {
+            if outward {
+                sources::check_readable(pipe)?;
+            }
+            if !is_pipe || !of_socket.is_null() {
+                return Err(Error::Invalid);
+            }
+            if isize::try_from(len).is_err() {
                 return Err(Error::Invalid);
             }
             let (no_wait, count) = (flags & libc::SPLICE_F_NONBLOCK != 0, len.min(COUNT_MAX));
             if let Some(receiver) = socket.rx().filter(|_| !outward) {
                 return receiver.splice(pipe, count, no_wait).map(self::count);
+            }
+            if sources::appends(fd_out)? {
+                return Err(Error::Invalid);
             }
             let connection = socket.tx().ok_or(Error::NoTls)?;
             let send_flags = SendFlags {
@@ -283,6 +297,7 @@ pub unsafe extern "C" fn tls_splice(
                 count,
                 no_wait,
                 pipe: true,
+                is_odd: false,
             };
             connection.send_file(source, send_flags).map(self::count)
         })
@@ -472,9 +487,6 @@ const FEW_FDS: usize = 1024;
 
 /// `UIO_MAXIOV` (linux/uio.h).
 const IOV_MAX: usize = 1024;
-
-/// The most that one call of sendfile(2) moves (`MAX_RW_COUNT`, linux/fs.h).
-const COUNT_MAX: usize = 0x7fff_f000;
 
 /// `MSG_SENDPAGE_NOTLAST` of Linux before 6.5.
 const MSG_SENDPAGE_NOTLAST: c_int = 0x20000;

@@ -11,7 +11,7 @@ use crate::error::{Error, PendingError, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
 use crate::rx::Receiver;
 use crate::sys::identity::Identity;
-use crate::sys::{marks, receive};
+use crate::sys::{marks, net, receive};
 use crate::tx::{Connection, Settings, Shared};
 
 /// A direction of a connection.
@@ -167,8 +167,12 @@ impl Socket {
 
     fn start_receiving(&self, fd: RawFd, keys: TrafficKeys) -> Result<()> {
         let (sys, choice) = (receive::Linux::of(fd), super::config().aead);
-        let low_water = crate::sys::net::low_water(fd);
-        let receiver = Receiver::new(sys, fd, keys, choice, Arc::clone(&self.pending), low_water)?;
+        let low_water = net::low_water(fd);
+        let peek_offset = net::peek_from_head(fd);
+        let pending = Arc::clone(&self.pending);
+        let receiver = Receiver::new(sys, fd, keys, choice, pending, low_water)
+            .inspect_err(|_| net::peek_from(fd, peek_offset))?;
+        receiver.set_peek_offset(peek_offset);
         let first = self.rx.set(receiver).is_ok();
         debug_assert!(first, "`setup` is held");
         Ok(())

@@ -65,6 +65,8 @@ pub struct Receiver {
     pending: Arc<PendingError>,
     /// The program's own `SO_RCVLOWAT`.
     low_water: AtomicUsize,
+    /// Its own `SO_PEEK_OFF`.
+    peek_offset: AtomicI32,
     /// `TLS_RX_EXPECT_NO_PAD`.
     no_pad: AtomicBool,
     choice: Choice,
@@ -151,6 +153,7 @@ impl Receiver {
         let (fd, low_water) = (self.fd(), self.low_water());
         let child = Self::assemble(self.sys, fd, keys, self.choice, pending, low_water)?;
         child.expect_no_pad(self.expects_no_pad());
+        child.set_peek_offset(self.peek_offset());
         Ok(child)
     }
 
@@ -172,6 +175,7 @@ impl Receiver {
             state: Mutex::new(records),
             pending,
             low_water: AtomicUsize::new(low_water.max(1)),
+            peek_offset: AtomicI32::new(-1),
             no_pad: AtomicBool::new(false),
             choice,
             suite,
@@ -278,6 +282,17 @@ impl Receiver {
     /// The program's own `SO_RCVLOWAT`.
     pub fn low_water(&self) -> usize {
         self.low_water.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the program's own `SO_PEEK_OFF`, which a kernel's receive does not look at where there are keys: with the
+    /// socket's the peeks of this library would not begin at the head of the queue.
+    pub fn set_peek_offset(&self, offset: i32) {
+        self.peek_offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// The program's own `SO_PEEK_OFF`.
+    pub fn peek_offset(&self) -> i32 {
+        self.peek_offset.load(Ordering::Relaxed)
     }
 
     /// Whether a receive would return at once, exactly (RX-47 to RX-51): looks at the record at

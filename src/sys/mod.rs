@@ -29,6 +29,7 @@ pub mod secret;
 pub mod segment;
 pub mod shared;
 pub mod signals;
+pub mod sources;
 pub mod steps;
 pub mod streams;
 pub mod thread;

@@ -8,12 +8,14 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
+use rustix::event::Timespec;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
 
 use super::kept::Kept;
 use super::raw;
+use super::sources;
 use super::steps::step;
 
 /// What the transmit path asks of the kernel.
@@ -37,11 +39,25 @@ pub trait Sys: Send + Sync {
     fn shutdown_write(&self, fd: RawFd) -> Result<(), Errno>;
     /// Reads from a file or pipe: at `offset`, or at the file's own position.
     fn read(&self, fd: RawFd, buf: &mut [u8], offset: Option<u64>) -> Result<usize, Errno>;
+    /// The same as `sendfile(2)` does it to a socket, or `splice(2)` from a pipe.
+    fn take(
+        &self,
+        fd: RawFd,
+        buf: &mut [u8],
+        offset: Option<u64>,
+        pipe: bool,
+    ) -> Result<usize, Errno>;
     /// Whether a read would return at once (data, end or error).
     fn is_readable(&self, fd: RawFd) -> bool;
     /// Sleeps until it would.
     fn wait_until_readable(&self, fd: RawFd) -> Result<(), Errno>;
 }
+
+/// Between two looks at a socket whose error queue keeps `poll` from sleeping.
+pub(super) const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
+};
 
 /// Bytes acknowledged and bytes that wait for that, together. What is acknowledged leaves the queue: the two belong
 /// together if nothing was between.
@@ -84,7 +100,14 @@ impl Sys for Linux {
         use rustix::event::{PollFd, PollFlags};
         let mut fds = [PollFd::from_borrowed_fd(borrow(fd)?, PollFlags::OUT)];
         let timeout = timeout.map(timespec);
-        rustix::event::poll(&mut fds, timeout.as_ref()).map(|ready| ready > 0)
+        let ready = rustix::event::poll(&mut fds, timeout.as_ref())?;
+        if fds[0].revents() == PollFlags::ERR {
+            // Something is in the error queue, which is the program's and does not go away; or there is an error,
+            // and the send that follows tells it.
+            let pause = timeout.map_or(PAUSE, |timeout| timeout.min(PAUSE));
+            rustix::event::poll(&mut [], Some(&pause))?;
+        }
+        Ok(ready > 0)
     }
 
     fn is_nonblocking(&self, fd: RawFd) -> bool {
@@ -150,6 +173,16 @@ impl Sys for Linux {
             Some(offset) => rustix::io::pread(borrow(fd)?, buf, offset),
             None => rustix::io::read(borrow(fd)?, buf),
         }
+    }
+
+    fn take(
+        &self,
+        fd: RawFd,
+        buf: &mut [u8],
+        offset: Option<u64>,
+        pipe: bool,
+    ) -> Result<usize, Errno> {
+        sources::take(fd, buf, offset, pipe)
     }
 
     fn is_readable(&self, fd: RawFd) -> bool {
@@ -340,14 +373,34 @@ pub fn most_descriptors() -> usize {
 /// `SO_RCVLOWAT`.
 #[must_use]
 pub fn low_water(fd: RawFd) -> usize {
-    let (mut value, mut len) = (1_i32, size_of::<i32>() as libc::socklen_t);
+    let value = socket_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+    value.map_or(1, |value| usize::try_from(value).unwrap_or(1))
+}
+
+/// Has peeks begin at the head of the queue (`SO_PEEK_OFF`), as ours do; returns where they began, or -1.
+#[must_use]
+pub fn peek_from_head(fd: RawFd) -> i32 {
+    match socket_option(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF) {
+        Ok(offset @ 0..) => {
+            peek_from(fd, -1);
+            offset
+        }
+        _ => -1,
+    }
+}
+
+/// Has peeks begin there.
+pub fn peek_from(fd: RawFd, offset: i32) {
+    let _ = set_socket_option(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, offset);
+}
+
+/// An option that is an int.
+fn socket_option(fd: RawFd, level: i32, name: i32) -> Result<i32, Errno> {
+    let (mut value, mut len) = (0_i32, size_of::<i32>() as libc::socklen_t);
     let value_at = core::ptr::from_mut(&mut value).cast();
     // SAFETY: an int of ours, and its length.
-    let got = unsafe { getsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value_at, &mut len) };
-    match got {
-        Ok(_) => usize::try_from(value).unwrap_or(1),
-        Err(_) => 1,
-    }
+    unsafe { getsockopt(fd, level, name, value_at, &mut len) }?;
+    Ok(value)
 }
 
 /// A second descriptor for the same socket, owned by us and closed on exec.
@@ -416,12 +469,6 @@ pub fn linger(fd: RawFd) -> Option<Duration> {
 pub fn clear_linger(fd: &Kept) {
     // Fails for a closed socket only; there is nothing to linger for then.
     let _ = sockopt::set_socket_linger(fd, None);
-}
-
-/// Whether `fd` has no position: a pipe, a socket.
-#[must_use]
-pub fn is_stream(fd: RawFd) -> bool {
-    borrow(fd).is_ok_and(|fd| rustix::fs::tell(fd) == Err(Errno::SPIPE))
 }
 
 /// Whether `fd` is a pipe.

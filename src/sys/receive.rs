@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, sockopt};
 
-use super::net::{borrow, timespec};
+use super::net::{PAUSE, borrow, timespec};
 use super::raw::{self, Argument};
 use super::steps::step;
 
@@ -176,12 +176,6 @@ impl Receive for Linux {
 const NOW: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 0,
-};
-
-/// Between two looks at a socket whose error queue keeps `poll` from sleeping.
-const PAUSE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 10_000_000,
 };
 
 /// The least room of a pipe that has room.

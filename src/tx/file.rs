@@ -11,6 +11,7 @@ use super::send::{SendFlags, Turn, conclude, signalled};
 use super::{Connection, SHUTDOWN};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
+use crate::sys::sources::PACKET;
 
 /// Where the bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,8 @@ pub struct FileSource {
     pub no_wait: bool,
     /// The source is a pipe: stop when it has no more for now (TX-45).
     pub pipe: bool,
+    /// A `read(2)` of the source is something else than what `sendfile(2)` takes from it.
+    pub is_odd: bool,
 }
 
 impl Connection {
@@ -168,11 +171,10 @@ impl Connection {
         let offset = source
             .offset
             .map(|offset| offset.saturating_add(done as u64));
-        sys.read(source.fd, out, offset)
-            .map_err(|errno| match errno {
-                // As sendfile(2) says it.
-                Errno::ISDIR if !source.pipe => Error::Invalid,
-                errno => Error::from(errno),
-            })
+        let read = match source.is_odd || (source.pipe && out.len() < PACKET) {
+            true => sys.take(source.fd, out, offset, source.pipe),
+            false => sys.read(source.fd, out, offset),
+        };
+        read.map_err(Error::from)
     }
 }

@@ -111,6 +111,7 @@ pub(super) fn run(
                     count,
                     no_wait: false,
                     pipe: false,
+                    is_odd: false,
                 };
                 let flags = SendFlags { more, ..flags() };
                 let sent = connection.send_file(source, flags);

@@ -112,6 +112,15 @@ impl Sys for FakeSys {
         buf[..len].fill(b'f');
         Ok(len)
     }
+    fn take(
+        &self,
+        fd: RawFd,
+        buf: &mut [u8],
+        offset: Option<u64>,
+        _: bool,
+    ) -> Result<usize, Errno> {
+        self.read(fd, buf, offset)
+    }
     fn is_readable(&self, _: RawFd) -> bool {
         true
     }
@@ -373,6 +382,7 @@ pub(super) fn run(engine: Kind, version: Version, cipher: Cipher, blocking: bool
                     count,
                     no_wait: false,
                     pipe: false,
+                    is_odd: false,
                 };
                 Some((
                     23,

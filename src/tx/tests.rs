@@ -192,6 +192,7 @@ fn the_largest_payload_can_be_lowered() {
             count: 1500,
             no_wait: false,
             pipe: false,
+            is_odd: false,
         };
         assert_eq!(connection.send_file(source, flags()), Ok(1500));
         let records = setup.finish();
@@ -224,6 +225,7 @@ fn a_head_goes_out_with_its_body() {
         count: 10_000,
         no_wait: false,
         pipe: false,
+        is_odd: false,
     };
     for engine in [Kind::Inline, Kind::Threads, Kind::Auto] {
         for body in [true, false] {
