@@ -14,7 +14,7 @@ use crate::sys::family::Claim;
 use crate::sys::identity::{self, Identity};
 use crate::sys::net::{self, Endpoint};
 use crate::sys::signals::Blocked;
-use crate::sys::{family, fork_guard, marks, streams};
+use crate::sys::{family, fork_guard, marks, sandbox, streams};
 
 /// Attaches TLS to a TCP socket, as setting `TCP_ULP` does (ATT-1 to ATT-7).
 ///
@@ -145,6 +145,10 @@ fn attach(fd: RawFd) -> Result<(Arc<Socket>, bool)> {
             Endpoint::ConnectedStream => {}
             Endpoint::NotConnected => return Err(Error::Os(Errno::NOTCONN)),
             Endpoint::Unsuitable(errno) => return Err(Error::Os(errno)),
+        }
+        if !sandbox::allows_connections(world::sees_all()) {
+            log::info!("descriptor {fd}: a sandbox refuses calls that a connection needs");
+            return Err(Error::Os(Errno::NOPROTOOPT));
         }
     }
     // The first time only: nothing is counted before that.

@@ -170,7 +170,13 @@ fn own_namespace() -> Option<u64> {
 /// When the process began, in ticks since the machine did: the 22nd field of its `stat`.
 fn start_of(pid: u32) -> Option<u64> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(format!("/proc/{pid}/stat"), flags, Mode::empty()).ok()?;
+    let file = rustix::fs::openat(
+        rustix::fs::CWD,
+        format!("/proc/{pid}/stat"),
+        flags,
+        Mode::empty(),
+    )
+    .ok()?;
     let mut text = [0; 1024];
     let len = rustix::io::read(&file, &mut text).ok()?;
     // The name, in parentheses, may have anything in it.

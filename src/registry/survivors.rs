@@ -58,7 +58,12 @@ impl Set {
         let epoll = Kept::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
         let path = format!("/proc/self/fdinfo/{}", epoll.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let list = Kept::new(rustix::fs::open(path, flags, Mode::empty())?);
+        let list = Kept::new(rustix::fs::openat(
+            rustix::fs::CWD,
+            path,
+            flags,
+            Mode::empty(),
+        )?);
         Ok(Set { epoll, list })
     }
 }

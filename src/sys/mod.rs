@@ -23,6 +23,7 @@ pub mod plain;
 pub mod raw;
 pub mod receive;
 pub mod robust;
+pub mod sandbox;
 pub mod scatter;
 pub mod scrub;
 pub mod secret;

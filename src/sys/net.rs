@@ -15,6 +15,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
 
 use super::kept::Kept;
 use super::raw;
+use super::sandbox::is_refusal;
 use super::sources;
 use super::steps::step;
 
@@ -111,9 +112,11 @@ impl Sys for Linux {
     }
 
     fn is_nonblocking(&self, fd: RawFd) -> bool {
-        borrow(fd)
-            .and_then(rustix::fs::fcntl_getfl)
-            .is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
+        match borrow(fd).and_then(rustix::fs::fcntl_getfl) {
+            Ok(flags) => flags.contains(OFlags::NONBLOCK),
+            // Refused by a sandbox: a call that sleeps may never end.
+            Err(errno) => errno != Errno::BADF,
+        }
     }
 
     fn send_timeout(&self, fd: RawFd) -> Option<Duration> {
@@ -170,7 +173,10 @@ impl Sys for Linux {
 
     fn read(&self, fd: RawFd, buf: &mut [u8], offset: Option<u64>) -> Result<usize, Errno> {
         match offset {
-            Some(offset) => rustix::io::pread(borrow(fd)?, buf, offset),
+            Some(place) => match rustix::io::pread(borrow(fd)?, &mut *buf, place) {
+                Err(errno) if is_refusal(errno) => sources::take(fd, buf, offset, false),
+                result => result,
+            },
             None => rustix::io::read(borrow(fd)?, buf),
         }
     }
@@ -416,7 +422,17 @@ pub fn duplicate(fd: RawFd) -> Result<Kept, Errno> {
 pub fn placeholder(least: Option<RawFd>) -> Result<RawFd, Errno> {
     use rustix::fd::IntoRawFd;
     use rustix::fs::{Mode, OFlags};
-    let place = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let place = match rustix::fs::openat(rustix::fs::CWD, "/", flags, Mode::empty()) {
+        // A socket that is connected to nothing takes nothing either.
+        Err(errno) if is_refusal(errno) => rustix::net::socket_with(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        ),
+        place => place,
+    }?;
     let place = match least {
         Some(least) if place.as_raw_fd() < least || least < 0 => {
             rustix::io::fcntl_dupfd_cloexec(&place, least)?
@@ -476,8 +492,8 @@ pub fn clear_linger(fd: &Kept) {
 /// # Errors
 /// `EBADF`.
 pub fn is_pipe(fd: RawFd) -> Result<bool, Errno> {
-    let stat = rustix::fs::fstat(borrow(fd)?)?;
-    Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo())
+    let (kind, _) = sources::kind(borrow(fd)?)?;
+    Ok(kind.is_fifo())
 }
 
 /// Whether `fd` is a socket of the Internet families.

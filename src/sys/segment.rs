@@ -40,7 +40,7 @@ impl<T> Page<T> {
     {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+        let file = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::RUSR | Mode::WUSR)?;
         self.move_to(&file).inspect_err(|_| {
             let _ = rustix::fs::unlink(path);
         })

@@ -6,13 +6,15 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
 
 use super::kept::Kept;
 use super::net::borrow;
 use super::plain;
+use super::sandbox::is_refusal;
 
 /// Whether a read of `fd` is something else than what `sendfile(2)` takes from it.
 ///
@@ -21,9 +23,9 @@ use super::plain;
 pub fn is_odd_file(fd: RawFd) -> Result<bool, Errno> {
     check_readable(fd)?;
     let fd = borrow(fd)?;
-    let stat = rustix::fs::fstat(fd)?;
+    let (kind, size) = kind(fd)?;
     // Files that are made up as they are read have no size.
-    let is_usual = FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_size > 0;
+    let is_usual = kind.is_file() && size > 0;
     Ok(!is_usual || has(fd, OFlags::DIRECT)?)
 }
 
@@ -32,7 +34,7 @@ pub fn is_odd_file(fd: RawFd) -> Result<bool, Errno> {
 /// # Errors
 /// `EBADF`.
 pub fn check_readable(fd: RawFd) -> Result<(), Errno> {
-    let flags = rustix::fs::fcntl_getfl(borrow(fd)?)?;
+    let flags = flags(borrow(fd)?)?;
     match flags & OFlags::ACCMODE == OFlags::WRONLY || flags.contains(OFlags::PATH) {
         true => Err(Errno::BADF),
         false => Ok(()),
@@ -52,7 +54,28 @@ pub fn appends(fd: RawFd) -> Result<bool, Errno> {
 }
 
 fn has(fd: BorrowedFd<'_>, flag: OFlags) -> Result<bool, Errno> {
-    Ok(rustix::fs::fcntl_getfl(fd)?.contains(flag))
+    Ok(flags(fd)?.contains(flag))
+}
+
+/// None, where a sandbox does not tell them: the calls that follow say what is wrong.
+fn flags(fd: BorrowedFd<'_>) -> Result<OFlags, Errno> {
+    match rustix::fs::fcntl_getfl(fd) {
+        Err(errno) if is_refusal(errno) => Ok(OFlags::empty()),
+        flags => flags,
+    }
+}
+
+/// What `fd` is, and its size.
+///
+/// # Errors
+/// `EBADF`.
+pub fn kind(fd: BorrowedFd<'_>) -> Result<(FileType, i64), Errno> {
+    let stat = match rustix::fs::fstat(fd) {
+        // The C library makes the other call.
+        Err(errno) if is_refusal(errno) => rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH),
+        stat => stat,
+    }?;
+    Ok((FileType::from_raw_mode(stat.st_mode), stat.st_size))
 }
 
 /// The most that one call moves (`MAX_RW_COUNT`, linux/fs.h).
@@ -83,23 +106,31 @@ pub fn check_place(fd: RawFd, start: Option<i64>, count: usize) -> Result<(), Er
 /// # Errors
 /// Those of the two calls, but for what is wrong with where they move bytes to; `EMFILE`.
 pub fn take(fd: RawFd, out: &mut [u8], offset: Option<u64>, is_pipe: bool) -> Result<usize, Errno> {
-    let (family, flags) = (
-        AddressFamily::UNIX,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-    );
-    let (to, from) = rustix::net::socketpair(family, SocketType::STREAM, flags, None)?;
-    let (to, from) = (Kept::new(to), Kept::new(from));
     let none = core::ptr::null_mut();
-    let moved = match is_pipe {
-        // SAFETY: no offsets.
-        true => unsafe { plain::splice((fd, none), (to.as_raw_fd(), none), out.len(), 0) },
+    let (from, moved) = match is_pipe {
+        true => {
+            let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+            let (from, to) = rustix::pipe::pipe_with(flags)?;
+            let (from, to) = (Kept::new(from), Kept::new(to));
+            let (in_pipe, out_pipe) = ((fd, none), (to.as_raw_fd(), none));
+            // SAFETY: no offsets.
+            let moved = unsafe { plain::splice(in_pipe, out_pipe, out.len(), 0) };
+            (from, moved?)
+        }
         false => {
+            let (kind, flags) = (
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            );
+            let (to, from) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?;
+            let (to, from) = (Kept::new(to), Kept::new(from));
             let mut at = offset.map(|at| libc::off_t::try_from(at).unwrap_or(-1));
             let at = at.as_mut().map_or(none, core::ptr::from_mut);
             // SAFETY: an offset of ours, or none.
-            unsafe { plain::sendfile(to.as_raw_fd(), fd, at, out.len()) }
+            let moved = unsafe { plain::sendfile(to.as_raw_fd(), fd, at, out.len()) };
+            (from, moved?)
         }
-    }?;
+    };
     let mut done = 0;
     while done < moved {
         match rustix::io::read(&from, &mut out[done..moved])? {

@@ -302,7 +302,7 @@ fn flush_all(setup: &Setup) {
     super::testing::flush(&setup.connection);
 }
 
-/// AS-8: what was deferred is transmitted when it has waited long enough, although the program goes on calling.
+/// AS-9: what was deferred is transmitted when it has waited long enough, although the program goes on calling.
 #[test]
 fn what_is_overdue_goes_out() {
     let setup = Setup::new(Kind::Inline, Version::Tls13, Cipher::AesGcm128, false);
