@@ -490,7 +490,8 @@ ptrdiff_t tls_sendpage(int fd, const void *page, size_t offset, size_t size, int
  * bytes accepted, or, if `offset` is NULL, from the file's own position.
  *
  * Returns the bytes accepted, 0 at the end of the file, or -1 with errno: as `tls_send`, and what
- * reading `in_fd` fails with; EINVAL a negative `*offset`, or `in_fd` is a pipe, a socket or a directory.
+ * sendfile(2) says of `in_fd` and `*offset`: EINVAL a negative one, or `in_fd` is a pipe, a socket or a directory, ESPIPE an
+ * offset for one of those.
  * Since 0.1. Mirrors sendfile(2) to a kTLS socket.
  *
  * Requires:
