@@ -3,8 +3,10 @@
 #include <execinfo.h>
 #include <link.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "around.h"
@@ -42,6 +44,23 @@ int pidfd_getfd(int pidfd, int target, unsigned flags)
     if (fd >= 0)
         uktls_number_came(fd);
     return fd;
+}
+
+/* Its other calls look at nothing but what they are told. */
+int prctl(int option, ...)
+{
+    unsigned long arguments[4];
+    va_list list;
+    int result;
+
+    va_start(list, option);
+    for (int i = 0; i < 4; i++)
+        arguments[i] = va_arg(list, unsigned long);
+    va_end(list);
+    result = NEXT(prctl)(option, arguments[0], arguments[1], arguments[2], arguments[3]);
+    if (option == PR_SET_SECCOMP)
+        uktls_preload_forget_sandbox();
+    return result;
 }
 
 int eventfd_write(int fd, eventfd_t value)

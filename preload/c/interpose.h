@@ -273,6 +273,8 @@ void uktls_preload_before_spawn(void);
 void uktls_preload_before_vfork(void);
 /* Somebody may have got a number of this process, in a way that does not tell of which. */
 void uktls_preload_forget_sole(void);
+/* The program may have asked for a sandbox, or a narrower one: keys that are set next find out. */
+void uktls_preload_forget_sandbox(void);
 void uktls_preload_start(void);
 /* Whether there was one in this process. */
 bool uktls_preload_had_connections(void);

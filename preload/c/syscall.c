@@ -47,7 +47,7 @@ const uint8_t uktls_served[NUMBERS] = {
     [SYS_clone] = 1, [SYS_clone3] = 1, [SYS_unshare] = 1,
     [SYS_mmap] = 1, [SYS_munmap] = 1, [SYS_mremap] = 1, [SYS_mprotect] = 1, [SYS_pkey_mprotect] = 1, [SYS_brk] = 1,
     [SYS_shmat] = 1, [SYS_shmdt] = 1, [SYS_remap_file_pages] = 1, [SYS_madvise] = 1, [SYS_process_madvise] = 1,
-    [SYS_userfaultfd] = 1,
+    [SYS_userfaultfd] = 1, [SYS_prctl] = 1, [SYS_seccomp] = 1,
 #ifdef SYS_dup2
     [SYS_dup2] = 1,
 #endif
@@ -501,6 +501,10 @@ static bool serve(struct call *call)
     case SYS_execve:
     case SYS_execveat:
         uktls_preload_before_exec();
+        return false;
+    case SYS_prctl:
+    case SYS_seccomp:
+        uktls_preload_forget_sandbox();
         return false;
     case SYS_exit_group:
         uktls_before_exit(INT(0));

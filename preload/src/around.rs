@@ -13,3 +13,9 @@ pub extern "C" fn uktls_deepbind() {
         ONCE.call_once(|| log::info!("dlopen: RTLD_DEEPBIND is taken out of the flags"));
     });
 }
+
+/// The program has asked for a sandbox, or for a narrower one.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_forget_sandbox() {
+    uktls::sys::sandbox::forget();
+}

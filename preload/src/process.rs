@@ -93,7 +93,9 @@ pub extern "C" fn uktls_preload_in_vfork() -> bool {
         0 if HAS_VFORKED.load(Ordering::Relaxed) => SELF.load(Ordering::Relaxed),
         pid => pid,
     };
-    remembered != 0 && remembered != pid()
+    let own = pid();
+    // Negative: a sandbox refuses to tell.
+    remembered != 0 && own > 0 && remembered != own
 }
 
 /// A `clone(2)` with these flags is about to be made by a call that the C library does not see through: 0, or -1 with

@@ -36,7 +36,9 @@ pub fn epoch() -> u64 {
 /// Whether this is the child of a `vfork(2)`: it has its parent's memory, but descriptors of its own.
 pub fn is_child_of_vfork() -> bool {
     epoch();
-    PROCESS.load(Ordering::Relaxed) != own_process()
+    let own = own_process();
+    // Negative: a sandbox refuses to tell.
+    own > 0 && PROCESS.load(Ordering::Relaxed) != own
 }
 
 fn own_process() -> i32 {

@@ -1,14 +1,39 @@
 //! What a sandbox may refuse: asked before keys are taken, as a socket with keys cannot do without.
 
+use core::sync::atomic::{AtomicU8, Ordering};
+
 use rustix::io::Errno;
 
 use super::raw::{self, Argument};
 
+/// [`asks`], the first time, and whenever it has been forgotten.
+#[must_use]
+pub fn allows_connections(makes_numbers: bool) -> bool {
+    match KNOWN.load(Ordering::Relaxed) {
+        UNKNOWN => {
+            let allows = asks(makes_numbers);
+            KNOWN.store(if allows { ALLOWS } else { REFUSES }, Ordering::Relaxed);
+            allows
+        }
+        known => known == ALLOWS,
+    }
+}
+
+/// The program has closed its sandbox further, or may have. The preload library sees that; with the C library the first
+/// answer stays, and what is refused later fails.
+pub fn forget() {
+    KNOWN.store(UNKNOWN, Ordering::Relaxed);
+}
+
+const UNKNOWN: u8 = 0;
+const ALLOWS: u8 = 1;
+const REFUSES: u8 = 2;
+static KNOWN: AtomicU8 = AtomicU8::new(UNKNOWN);
+
 /// Whether the kernel makes the calls by which a connection sends, receives, waits and is shared with a child, and, if the
 /// library `makes_numbers` for the program, by which it gets another. They are asked for with arguments that the kernel
 /// refuses by itself, in other words.
-#[must_use]
-pub fn allows_connections(makes_numbers: bool) -> bool {
+fn asks(makes_numbers: bool) -> bool {
     let nobody: Argument = (-1).into();
     let (none, no_len): (Argument, Argument) = (Argument::NONE, 0usize.into());
     let flags = |flags: i32| Argument::from(flags | libc::MSG_DONTWAIT);
@@ -76,6 +101,8 @@ pub fn is_refusal(errno: Errno) -> bool {
 mod tests {
     #[test]
     fn nothing_is_refused_here() {
+        assert!(super::asks(true) && super::allows_connections(true));
+        super::forget();
         assert!(super::allows_connections(true));
     }
 }
