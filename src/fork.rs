@@ -106,7 +106,7 @@ pub fn before_raw(clone: Clone, returns: bool) -> Result<()> {
         Clone::Vfork => registry::forget_sole(),
         Clone::Fork | Clone::ForkInTable | Clone::InMemory => registry::before_fork(),
     }
-    if returns && matches!(clone, Clone::Fork | Clone::ForkInTable) && INSTALLED.is_completed() {
+    if returns && matches!(clone, Clone::Fork | Clone::ForkInTable) {
         // In a signal handler one of these may be the interrupted call's own: the child goes without them then.
         HELD.with_borrow_mut(|slot| {
             *slot = (|| {

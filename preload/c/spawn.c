@@ -117,3 +117,31 @@ int posix_spawn_file_actions_adddup2(posix_spawn_file_actions_t *actions, int fd
         uktls_preload_passed(fd);
     return NEXT(posix_spawn_file_actions_adddup2)(actions, fd, new_fd);
 }
+
+/* Since glibc 2.39; the header of an older one has no prototypes. What is not there says so as these do. */
+static int spawned(int result)
+{
+    return result < 0 ? ENOSYS : result;
+}
+
+int pidfd_spawn(int *pidfd, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,
+                char *const arguments[], char *const environment[]);
+int pidfd_spawn(int *pidfd, const char *path, const posix_spawn_file_actions_t *actions, const posix_spawnattr_t *attributes,
+                char *const arguments[], char *const environment[])
+{
+    uktls_preload_before_spawn();
+    if (pass_tls(actions))
+        return EOPNOTSUPP;
+    return spawned(NEXT(pidfd_spawn)(pidfd, path, actions, attributes, arguments, environment));
+}
+
+int pidfd_spawnp(int *pidfd, const char *file, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[]);
+int pidfd_spawnp(int *pidfd, const char *file, const posix_spawn_file_actions_t *actions,
+                 const posix_spawnattr_t *attributes, char *const arguments[], char *const environment[])
+{
+    uktls_preload_before_spawn();
+    if (pass_tls(actions))
+        return EOPNOTSUPP;
+    return spawned(NEXT(pidfd_spawnp)(pidfd, file, actions, attributes, arguments, environment));
+}

@@ -47,7 +47,7 @@ pub unsafe extern "C" fn tls_send(
     guard(fd, || {
         registry::with(fd, |socket| {
             let Some(connection) = socket.tx() else {
-                return registry::plainly(fd, || {
+                return registry::plainly(fd, socket, || {
                     // SAFETY: our caller's promise, passed on.
                     Ok(unsafe { plain::send(fd, buf, len, flags) }.map(count)?)
                 });
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn tls_sendmsg(fd: c_int, msg: *const libc::msghdr, flags:
     guard(fd, || {
         registry::with(fd, |socket| {
             let Some(connection) = socket.tx() else {
-                return registry::plainly(fd, || {
+                return registry::plainly(fd, socket, || {
                     // SAFETY: our caller's promise, passed on.
                     Ok(unsafe { plain::sendmsg(fd, msg, flags) }.map(count)?)
                 });
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn tls_sendpage(
             }
             let start = page.cast::<u8>().wrapping_add(offset);
             let Some(connection) = socket.tx() else {
-                return registry::plainly(fd, || {
+                return registry::plainly(fd, socket, || {
                     let flags = flags & !MSG_SENDPAGE_NOTLAST;
                     // SAFETY: our caller's promise, passed on.
                     Ok(unsafe { plain::send(fd, start.cast(), size, flags) }.map(count)?)
@@ -170,7 +170,7 @@ pub unsafe extern "C" fn tls_sendfile(
     guard(fd, || {
         registry::with(fd, |socket| {
             let Some(connection) = socket.tx() else {
-                return registry::plainly(fd, || {
+                return registry::plainly(fd, socket, || {
                     // SAFETY: our caller's promise, passed on.
                     Ok(unsafe { plain::sendfile(fd, in_fd, offset, count) }.map(self::count)?)
                 });
@@ -249,7 +249,7 @@ pub unsafe extern "C" fn tls_splice(
             };
             if !has_keys {
                 let (from, to) = ((fd_in, off_in), (fd_out, off_out));
-                return registry::plainly(fd_out, || {
+                return registry::plainly(fd_out, socket, || {
                     // SAFETY: our caller's promise, passed on.
                     Ok(unsafe { plain::splice(from, to, len, flags) }.map(count)?)
                 });

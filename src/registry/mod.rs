@@ -35,7 +35,7 @@ use crate::sync::{patiently, try_lock_std};
 use crate::sys::in_flight::Noted;
 use crate::sys::net::Linux;
 use crate::sys::signals::Blocked;
-use crate::sys::{fork_guard, identity, marks, net};
+use crate::sys::{family as processes, fork_guard, identity, marks, net};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
 
@@ -92,19 +92,31 @@ pub fn with<T>(fd: RawFd, mut body: impl FnMut(&Arc<Socket>) -> Result<T>) -> Re
     }
 }
 
-/// Does `body`, which writes plain bytes by `fd`, a number of a socket without keys for sending. Keys are not set in the
-/// middle of it.
+/// Does `body`, which writes plain bytes by `fd`, a number of `socket`, which has no keys for sending. Keys are not set in
+/// the middle of it.
 ///
 /// # Errors
-/// [`Error::Changed`] if it has some by now; those of `body`.
-pub fn plainly<T>(fd: RawFd, body: impl FnOnce() -> Result<T>) -> Result<T> {
+/// [`Error::Changed`] if it has some by now; `EIO` if another process has set keys; those of `body`.
+pub fn plainly<T>(fd: RawFd, socket: &Socket, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let noted = Noted::new(fd);
-    if marks::get(fd) & (marks::TX | marks::BUSY) == 0 {
+    if marks::get(fd) & (marks::TX | marks::BUSY) != 0 {
+        drop(noted);
+        NUMBERS.settle(fd)?;
+        return Err(Error::Changed);
+    }
+    // With the preload library its marks say whether another process may have the socket.
+    if world::sees_all() || socket.has_keys() {
         return body();
     }
-    drop(noted);
-    NUMBERS.settle(fd)?;
-    Err(Error::Changed)
+    match processes::begin(fd) {
+        processes::Found::Plain(cell) => {
+            let result = body();
+            processes::end(cell);
+            result
+        }
+        processes::Found::Signed => Err(Error::Os(Errno::IO)),
+        processes::Found::NoStream => body(),
+    }
 }
 
 /// A looked-up socket; kept alive during a call, also against `close` (MT-11).

@@ -493,22 +493,24 @@ static ssize_t by_backtrace(struct writer *w, const char *data, size_t len)
 
 const char *plugin_path;
 
+static _Atomic(void *) plugin_write;
+
+/* Ahead of all threads: a process that is forked while one is in dlopen cannot use that (glibc). */
+static bool open_plugin(struct writer *w)
+{
+    void *plugin;
+
+    (void)w;
+    if (atomic_load(&plugin_write) != NULL)
+        return true;
+    plugin = dlopen(plugin_path, RTLD_NOW | RTLD_DEEPBIND);
+    atomic_store(&plugin_write, plugin ? dlsym(plugin, "campaign_plugin_write") : NULL);
+    return atomic_load(&plugin_write) != NULL;
+}
+
 static ssize_t by_plugin(struct writer *w, const char *data, size_t len)
 {
-    static _Atomic(void *) found;
-    void *symbol = atomic_load(&found);
-
-    if (symbol == NULL) {
-        void *plugin = dlopen(plugin_path, RTLD_NOW | RTLD_DEEPBIND);
-
-        symbol = plugin ? dlsym(plugin, "campaign_plugin_write") : NULL;
-        if (symbol == NULL) {
-            errno = ENOENT;
-            return -1;
-        }
-        atomic_store(&found, symbol);
-    }
-    return ((ssize_t(*)(int, const void *, size_t))symbol)(w->fd, data, len);
+    return ((ssize_t(*)(int, const void *, size_t))atomic_load(&plugin_write))(w->fd, data, len);
 }
 
 /* --- the C library ----------------------------------------------------------------------------------- */
@@ -629,7 +631,7 @@ const struct function functions[] = {
     {"aio_write", HAS_THREADS, NULL, by_aio_write},
     {"lio_listio", HAS_THREADS, NULL, by_lio_listio},
     {"backtrace_symbols_fd", FREE_FORM, NULL, by_backtrace},
-    {"deepbind-write", 0, NULL, by_plugin},
+    {"deepbind-write", 0, open_plugin, by_plugin},
     {"syscall-write", 0, NULL, by_syscall_write},
     {"syscall-writev", 0, NULL, by_syscall_writev},
     {"syscall-pwritev2", 0, NULL, by_syscall_pwritev2},
