@@ -392,6 +392,53 @@ static void test_a_program_with_the_keys(void **state)
     }
 }
 
+/* A socket that only its child has, and has set keys on, is taken out of that. */
+static void test_a_socket_that_is_taken(void **state)
+{
+    (void)state;
+    struct keys keys = tls13_keys();
+    int there[2], back[2], numbers[2];
+
+    assert_ok(pipe(there));
+    assert_ok(pipe(back));
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        int fd[2];
+        struct receiver receiver;
+        alarm(60);
+        tcp_pair(fd);
+        receiver_init(&receiver, fd[1], &keys);
+        CHILD_CHECK(tls_tx_init(fd[0], keys.info, keys.len) == 0);
+        CHILD_CHECK(write(back[1], fd, sizeof fd) == sizeof fd);
+        await(there[0]);
+        CHILD_CHECK(write(fd[0], pattern(0, 10), 10) == 10);
+        CHILD_CHECK(receiver_next(&receiver) == 1 && receiver.len == 10);
+        CHILD_CHECK(recv(fd[1], numbers, 1, MSG_DONTWAIT) == -1 && errno == EAGAIN);
+        _exit(0);
+    }
+    assert_returns(read(back[0], numbers, sizeof numbers), sizeof numbers);
+    int pidfd = (int)syscall(SYS_pidfd_open, child, 0);
+    assert_true(pidfd >= 0);
+    int taken = (int)syscall(SYS_pidfd_getfd, pidfd, numbers[0], 0);
+    int plain = (int)syscall(SYS_pidfd_getfd, pidfd, numbers[1], 0);
+    assert_true(taken >= 0 && plain >= 0);
+    assert_fails(write(taken, SECRET, SECRET_LEN), EIO);
+    assert_fails(write(taken, SECRET, SECRET_LEN), EIO);
+    assert_fails(tls_tx_init(taken, keys.info, keys.len), EBUSY);
+    assert_fails(write(taken, SECRET, SECRET_LEN), EIO);
+    /* The other end is a plain socket. */
+    assert_returns(write(plain, "x", 1), 1);
+    tell(there[1]);
+    assert_exited(wait_child(child), 0);
+    assert_ok(close(taken));
+    assert_ok(close(plain));
+    assert_ok(close(pidfd));
+    close_both(there);
+    close_both(back);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -401,6 +448,7 @@ int main(void)
         cmocka_unit_test(test_streams_of_a_child),
         cmocka_unit_test(test_standard_output_of_a_program),
         cmocka_unit_test(test_a_program_with_the_keys),
+        cmocka_unit_test(test_a_socket_that_is_taken),
     };
     const char *child = getenv("UKTLS_TEST_CHILD");
     if (child) {

@@ -42,7 +42,7 @@ int pidfd_getfd(int pidfd, int target, unsigned flags)
     uktls_preload_forget_sole();
     fd = NEXT(pidfd_getfd)(pidfd, target, flags);
     if (fd >= 0)
-        uktls_number_came(fd);
+        uktls_number_was_taken(fd);
     return fd;
 }
 

@@ -246,6 +246,8 @@ void uktls_preload_came_over(int new_fd);
 bool uktls_preload_may_have_keys(int fd);
 /* The number has come from another process, or may have. */
 void uktls_number_came(int fd);
+/* The same, from a process that does not know of that (pidfd_getfd). */
+void uktls_number_was_taken(int fd);
 /* The number's socket has been passed on: another process may have it. */
 void uktls_preload_passed(int fd);
 /* The lowest free number, from `least` on if that is not negative, as a descriptor that can do nothing. */

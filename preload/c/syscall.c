@@ -347,7 +347,7 @@ static bool number(struct call *call)
         uktls_preload_forget_sole();
         call->result = uktls_next_syscall(SYS_pidfd_getfd, call->a[0], call->a[1], call->a[2]);
         if (call->result >= 0)
-            uktls_number_came((int)call->result);
+            uktls_number_was_taken((int)call->result);
         return true;
     case SYS_connect:
         if (!uktls_disconnects(INT(0), POINTER(1), (socklen_t)call->a[2]))

@@ -146,6 +146,14 @@ pub extern "C" fn uktls_number_came(fd: c_int) {
     }
 }
 
+/// The number has been taken out of a process that does not know of that.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_number_was_taken(fd: c_int) {
+    if !process::uktls_preload_in_vfork() {
+        guard_infallible((), || registry::came_unnoticed(fd));
+    }
+}
+
 /// The number's socket has been passed on.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_passed(fd: c_int) {

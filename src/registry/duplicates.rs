@@ -171,6 +171,24 @@ pub fn came(fd: RawFd) {
     join_or_refuse(fd, identity);
 }
 
+/// `fd` has been taken out of another process, or this one (`pidfd_getfd(2)`), which does not know of that. If it is a TLS
+/// socket's there, that may have left no sign, as it had one number only.
+pub fn came_unnoticed(fd: RawFd) {
+    came(fd);
+    if !is_ours(fd)
+        && let Some(identity) = identity::of(fd)
+        && family::may_be_unsigned(identity)
+    {
+        log::info!("descriptor {fd}: refused, as another process may have set keys on it");
+        fresh(fd, marks::REFUSED);
+    }
+}
+
+/// Whether another process may have set keys on the socket of the refused number `fd`.
+pub(super) fn may_have_keys_elsewhere(fd: RawFd) -> bool {
+    identity::is_signed(fd) != Ok(false) || identity::of(fd).is_some_and(family::may_be_unsigned)
+}
+
 /// A number that this process watches has been found to have the sign: whoever has left it, nothing plain passes any
 /// more.
 pub fn signed(fd: RawFd) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::numbers::{Attaching, OfSocket};
-use super::{Direction, NUMBERS, Socket, is_ours, publish, tables, twins, world};
+use super::{Direction, NUMBERS, Socket, duplicates, is_ours, publish, tables, twins, world};
 use crate::aead::TrafficKeys;
 use crate::error::{Error, Result};
 use crate::stats::STATS;
@@ -52,6 +52,9 @@ fn set_keys_of(
     direction: Direction,
     keys: impl FnOnce() -> Result<TrafficKeys>,
 ) -> Result<()> {
+    if marks::get(fd) & marks::REFUSED != 0 && duplicates::may_have_keys_elsewhere(fd) {
+        return Err(Error::Os(Errno::BUSY));
+    }
     let mut keys = Some(keys);
     loop {
         let (socket, is_new) = attach(fd)?;
@@ -75,9 +78,13 @@ fn set_keys_of(
         let _quiet = Blocked::new();
         let _one = lock();
         let search = !socket.has_keys();
-        let set = |may_be_shared| {
+        let set = |may_be_shared: bool| {
             let keys = keys.take().ok_or(Error::NotRecoverable)?;
             // Whoever has set the first keys has claimed it.
+            if !may_be_shared && world::sees_all() {
+                // Before the question that follows: whoever takes the number out of this process asks the other way round.
+                family::note_unsigned(socket.identity());
+            }
             let may_be_shared = may_be_shared || family::is_passed_on(socket.identity());
             let claim = match may_be_shared && !socket.has_keys() {
                 true => Some(Claim::new(fd, socket.identity()).map_err(Error::Os)?),

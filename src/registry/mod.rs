@@ -44,7 +44,7 @@ use world::Process as World;
 
 pub use closing::close;
 pub use drain::{drain_all, stalled};
-pub use duplicates::{came, came_over, duplicate, fresh, passed, replace, signed};
+pub use duplicates::{came, came_over, came_unnoticed, duplicate, fresh, passed, replace, signed};
 pub(crate) use family::{adopt_in_child, after_fork, has_forked, share_all};
 pub use family::{before_exec, before_fork, before_spawn, forget_sole, look_at_inherited};
 pub use keys::{attach_tcp, set_keys};
@@ -206,7 +206,7 @@ pub fn way(fd: RawFd, writes: bool) -> Result<Way> {
     let served = if writes { marks::TX } else { marks::TLS };
     Ok(match mark {
         // A number that the C library has closed by itself may be something else by now.
-        mark if mark & marks::REFUSED != 0 && identity::is_signed(fd) == Ok(false) => {
+        mark if mark & marks::REFUSED != 0 && !duplicates::may_have_keys_elsewhere(fd) => {
             fresh(fd, marks::PLAIN);
             Way::Plain
         }

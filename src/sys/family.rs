@@ -12,7 +12,7 @@
 //!
 //! A program that is started anew by `exec`, or that has got a number by a message, does not share the page: it is a
 //! *stranger*. The page has a bit for each socket that strangers may have. A call by a number of such a socket takes a
-//! lock on the byte of the sign instead of a cell ([`Readers`]): it cannot have it while there is the sign, and the sign
+//! lock on the byte of the sign instead of a cell (`Readers`): it cannot have it while there is the sign, and the sign
 //! cannot be left while it has it.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -34,13 +34,29 @@ struct Region {
     cells: [AtomicU64; CELLS],
     /// A bit for each socket that strangers may have, by the low bits of its identity. They stay: a socket that is
     /// taken for another's pays some system calls.
-    strangers: [AtomicU64; STRANGERS / 64],
+    strangers: Bits,
+    /// A bit for each socket that has got keys without a sign, as it had one number only.
+    unsigned: Bits,
 }
 
-impl Region {
-    fn bit(&self, identity: u64) -> (&AtomicU64, u64) {
-        let at = identity as usize % STRANGERS;
-        (&self.strangers[at / 64], 1 << (at % 64))
+/// One bit for all identities that end in the same 20.
+struct Bits([AtomicU64; BITS / 64]);
+
+impl Bits {
+    fn place(&self, identity: u64) -> (&AtomicU64, u64) {
+        let at = identity as usize % BITS;
+        (&self.0[at / 64], 1 << (at % 64))
+    }
+
+    /// Returns whether it was set before.
+    fn set(&self, identity: u64) -> bool {
+        let (word, bit) = self.place(identity);
+        word.fetch_or(bit, Ordering::AcqRel) & bit != 0
+    }
+
+    fn is_set(&self, identity: u64) -> bool {
+        let (word, bit) = self.place(identity);
+        word.load(Ordering::Acquire) & bit != 0
     }
 }
 
@@ -83,7 +99,7 @@ pub enum Found {
     NoStream,
 }
 
-/// A cell that is in use, a note that there was none, or a lock of [`Readers`].
+/// A cell that is in use, a note that there was none, or a lock of `Readers`.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Cell(i32);
@@ -201,8 +217,7 @@ pub fn pass_on(fd: RawFd) {
     if let Some(region) = region()
         && let Some(identity) = identity::of(fd)
     {
-        let (word, bit) = region.bit(identity.get());
-        if word.fetch_or(bit, Ordering::AcqRel) & bit != 0 {
+        if region.strangers.set(identity.get()) {
             return;
         }
         core::sync::atomic::fence(Ordering::SeqCst);
@@ -221,8 +236,23 @@ pub fn is_passed_on(identity: Identity) -> bool {
 }
 
 fn is_with_strangers(region: &Region, identity: u64) -> bool {
-    let (word, bit) = region.bit(identity);
-    word.load(Ordering::Acquire) & bit != 0
+    region.strangers.is_set(identity)
+}
+
+/// The socket, which has one number only, has got keys: who takes it out of this process (`pidfd_getfd(2)`) finds no sign.
+pub fn note_unsigned(identity: Identity) {
+    if let Some(region) = region() {
+        region.unsigned.set(identity.get());
+        // SeqCst, with the one in `may_be_unsigned`: one of the two sees the other's bit.
+        core::sync::atomic::fence(Ordering::SeqCst);
+    }
+}
+
+/// Whether that may be so of this socket, which has been passed on before ([`pass_on`]).
+#[must_use]
+pub fn may_be_unsigned(identity: Identity) -> bool {
+    core::sync::atomic::fence(Ordering::SeqCst);
+    region().is_some_and(|region| region.unsigned.is_set(identity.get()))
 }
 
 /// This process sets keys on a socket that others may have, and no other does until this is dropped.
@@ -523,7 +553,7 @@ static REGION: AtomicPtr<Region> = AtomicPtr::new(core::ptr::null_mut());
 static NAMESPACE: AtomicU32 = AtomicU32::new(0);
 
 const CELLS: usize = 4000;
-const STRANGERS: usize = 1 << 20;
+const BITS: usize = 1 << 20;
 
 /// The parts of a cell: its kind, a namespace, a process id (`PID_MAX_LIMIT` is 2^22), the low bits of an identity.
 const WRITES: u64 = 1 << 63;

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::raw::{self, Argument};
 
-/// [`asks`], the first time, and whenever it has been forgotten.
+/// Whether a sandbox leaves a connection what it needs. It is asked the first time, and whenever the answer has been forgotten.
 #[must_use]
 pub fn allows_connections(makes_numbers: bool) -> bool {
     match KNOWN.load(Ordering::Relaxed) {
