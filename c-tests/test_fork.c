@@ -6,6 +6,8 @@
  * come next: a number used twice or left out shows. */
 #include "harness.h"
 
+#include <sched.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -226,6 +228,77 @@ static void test_mt6_open_record(void **state)
     expect_records(&r, "23:8");
     expect_end(&r);
     close(fd[1]);
+}
+
+enum absent { NO_FORK, FAILED_FORK, EXECUTED, KILLED_AT_ONCE, KILLED_ELSEWHERE, ABSENT };
+
+/* A process that is not there, or has not got the socket, though it was forked, or nearly. Returns its id. */
+static pid_t absent_process(enum absent how)
+{
+    struct rlimit none = {0, 0};
+    pid_t child = 0;
+    if (how == KILLED_ELSEWHERE && unshare(CLONE_NEWPID) != 0)
+        how = KILLED_AT_ONCE;
+    if (how == FAILED_FORK) {
+        CHECK(setrlimit(RLIMIT_NPROC, &none) == 0);
+        CHECK(geteuid() != 0 || setresuid(65534, 65534, 65534) == 0);
+        CHECK(fork() == -1 && errno == EAGAIN);
+    } else if (how != NO_FORK) {
+        child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            if (how == EXECUTED)
+                execl("/bin/sleep", "sleep", "60", (char *)NULL);
+            for (;;)
+                pause();
+        }
+    }
+    /* Until it is another program, which has no socket of ours. */
+    for (int i = 0; how == EXECUTED && i < 200; i++) {
+        char name[64], text[16] = "";
+        snprintf(name, sizeof name, "/proc/%d/comm", child);
+        FILE *file = fopen(name, "r");
+        CHECK(file != NULL && fgets(text, sizeof text, file) != NULL);
+        fclose(file);
+        if (!strcmp(text, "sleep\n"))
+            break;
+        usleep(10000);
+    }
+    if (how == KILLED_AT_ONCE || how == KILLED_ELSEWHERE) {
+        CHECK(kill(child, SIGKILL) == 0);
+        CHECK(waitpid(child, NULL, 0) == child);
+    }
+    return child;
+}
+
+/* TX-56: the last process that has the socket does not lose the open record, whoever was forked before. */
+static void test_tx56_absent_processes(void **state)
+{
+    (void)state;
+    for (int how = NO_FORK; how < ABSENT; how++) {
+        int fd[2];
+        struct receiver r;
+        struct keys keys = tls13_keys();
+        pid_t child;
+        tcp_pair(fd);
+        receiver_init(&r, fd[1], &keys);
+        if (fork_child(&child)) {
+            close(fd[1]);
+            CHECK(fcntl(fd[0], F_SETFD, FD_CLOEXEC) == 0);
+            CHECK(tls_tx_init(fd[0], keys.info, keys.len) == 0);
+            pid_t absent = absent_process((enum absent)how);
+            CHECK(tls_send(fd[0], pattern(0, 10), 10, MSG_MORE) == 10);
+            CHECK(uktls_close(fd[0]) == 0);
+            if (how == EXECUTED)
+                CHECK(absent > 0 && kill(absent, SIGKILL) == 0);
+            exit(0);
+        }
+        close(fd[0]);
+        expect_success(child);
+        expect_records(&r, "23:10");
+        expect_end(&r);
+        close(fd[1]);
+    }
 }
 
 /* MT-8: a sender killed anywhere in a long send changes nothing for the other, and what it had
@@ -668,6 +741,7 @@ int main(void)
         cmocka_unit_test(test_mt2_calls_are_whole),
         cmocka_unit_test(test_mt7_all_write),
         cmocka_unit_test(test_mt6_open_record),
+        cmocka_unit_test(test_tx56_absent_processes),
         cmocka_unit_test(test_mt8_kill),
         cmocka_unit_test(test_mt8_killed_at_work),
         cmocka_unit_test(test_as20_pending_of_a_child),

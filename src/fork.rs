@@ -7,7 +7,7 @@
 //! of the shared ones, and forgets worker and pool, whose threads stayed with the parent; new ones
 //! start when they are needed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{MutexGuard, Once};
 
@@ -71,9 +71,43 @@ extern "C" fn before() {
     // Last: whoever sets keys holds locks of the table, and waits for this one.
     streams::hold();
     HELD.with_borrow_mut(|slot| *slot = Some(held));
+    ERRNO.set(errno());
+    // In the parent it tells whether the fork has failed.
+    set_errno(0);
+}
+
+thread_local! {
+    /// The program's, before.
+    static ERRNO: Cell<i32> = const { Cell::new(0) };
+}
+
+fn errno() -> i32 {
+    // SAFETY: the calling thread's own, for ever there.
+    unsafe { *libc::__errno_location() }
+}
+
+fn set_errno(value: i32) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = value };
 }
 
 extern "C" fn in_parent() {
+    // The C library calls the handlers of a failed fork as those of another. Should a handler of somebody else's have left
+    // such a number, a child is taken for none: the last close of this process then sends what the child could have
+    // gone on with.
+    let has_failed = matches!(
+        errno(),
+        libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM
+    );
+    if has_failed {
+        HELD.with_borrow(|slot| {
+            if let Some(held) = slot {
+                registry::share_none(&held.0.table);
+            }
+        });
+    } else {
+        set_errno(ERRNO.get());
+    }
     streams::release();
     // While no keys can be set.
     registry::has_forked();
@@ -82,6 +116,7 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
+    set_errno(ERRNO.get());
     streams::release_in_child();
     if let Some(held) = HELD.with_borrow_mut(Option::take) {
         let parent = held.3;

@@ -177,6 +177,14 @@ pub(crate) fn share_all(table: &Inner<Socket>) {
     }
 }
 
+/// There is no child that shares them. The caller holds the table, as it did before.
+pub(crate) fn share_none(table: &Inner<Socket>) {
+    let epoch = fork_guard::epoch();
+    for socket in table.states().filter(|socket| socket.is_of(epoch)) {
+        socket.fork_failed();
+    }
+}
+
 /// In the child: puts a state of its own in the place of each that its parent, whose epoch was
 /// `parent`, has shared with it. The caller holds the table.
 pub(crate) fn adopt_in_child(parent: u64, table: &mut Inner<Socket>) {

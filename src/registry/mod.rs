@@ -45,7 +45,7 @@ use world::Process as World;
 pub use closing::close;
 pub use drain::{drain_all, stalled};
 pub use duplicates::{came, came_over, came_unnoticed, duplicate, fresh, passed, replace, signed};
-pub(crate) use family::{adopt_in_child, after_fork, has_forked, share_all};
+pub(crate) use family::{adopt_in_child, after_fork, has_forked, share_all, share_none};
 pub use family::{before_exec, before_fork, before_spawn, forget_sole, look_at_inherited};
 pub use keys::{attach_tcp, set_keys};
 pub use poll::poll;

@@ -275,6 +275,16 @@ impl Socket {
         }
     }
 
+    /// There is no child after all.
+    pub(super) fn fork_failed(&self) {
+        if let Some(connection) = self.tx() {
+            connection.fork_failed();
+        }
+        if let Some(receiver) = self.rx() {
+            receiver.fork_failed();
+        }
+    }
+
     /// In the child: a state of its own on what was shared; `None` if a direction was not. `self` is
     /// the parent's, whose locks may be held by threads that are not here; the caller leaks it.
     pub(super) fn in_child(&self, shared: Arc<Shared>, epoch: u64) -> Option<Socket> {

@@ -296,6 +296,13 @@ impl Receiver {
         Ok(())
     }
 
+    /// There is no child after all.
+    pub fn fork_failed(&self) {
+        if let Some(joint) = self.joint.get() {
+            joint.memory.fork_failed();
+        }
+    }
+
     /// In the child: a direction of its own on the same shared state. `self` is the parent's, whose
     /// locks may be held by threads that are not here; the caller leaks it.
     #[must_use]

@@ -422,20 +422,30 @@ impl Readers {
 /// The byte of the socket, beside that of the sign, on which whoever sets keys has a lock.
 const CLAIM: libc::off_t = identity::SIGN + 1;
 
+/// The byte on which each process that shares the connection has one ([`super::presence`]).
+pub(super) const PRESENCE: libc::off_t = identity::SIGN + 2;
+
 /// Whether another process is about to set keys.
 fn is_claimed(fd: RawFd) -> bool {
-    let mut lock = identity::lock_at(libc::F_RDLCK, CLAIM);
+    is_locked(fd, libc::F_RDLCK, CLAIM) == Some(true)
+}
+
+/// Whether a lock of another process on the byte is in the way of one of this `kind`.
+pub(super) fn is_locked(fd: RawFd, kind: libc::c_int, at: libc::off_t) -> Option<bool> {
+    let mut lock = identity::lock_at(kind, at);
     // SAFETY: the struct that the command takes.
-    let got = unsafe {
+    unsafe {
         raw::call(
             libc::SYS_fcntl,
             [fd.into(), libc::F_GETLK.into(), (&raw mut lock).into()],
         )
-    };
-    got.is_ok() && lock.l_type != libc::F_UNLCK as libc::c_short
+    }
+    .ok()?;
+    Some(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
-fn lock(fd: RawFd, kind: libc::c_int, at: libc::off_t) -> Result<(), Errno> {
+/// Takes the process's lock on the byte, or gives it back.
+pub(super) fn lock(fd: RawFd, kind: libc::c_int, at: libc::off_t) -> Result<(), Errno> {
     let mut lock = identity::lock_at(kind, at);
     // SAFETY: the struct that the command takes.
     unsafe {

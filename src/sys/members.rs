@@ -31,9 +31,20 @@ impl Members {
     }
 
     /// A process is about to be forked, which will call [`Members::join`]: until then nobody is the
-    /// last. (Where the fork fails it stays at that: nobody is told of the failure.)
+    /// last.
     pub fn expect(&self) {
         self.unlisted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The fork has failed.
+    pub fn expect_no_more(&self) {
+        self.unlisted.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Whether there are processes that are not in the list, or not yet.
+    #[must_use]
+    pub fn is_expecting(&self) -> bool {
+        self.unlisted.load(Ordering::SeqCst) > 0
     }
 
     /// This process was announced by [`Members::expect`] and is here now.

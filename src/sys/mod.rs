@@ -20,6 +20,7 @@ pub mod net;
 pub mod page;
 pub mod pages;
 pub mod plain;
+pub mod presence;
 pub mod raw;
 pub mod receive;
 pub mod robust;

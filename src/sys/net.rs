@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sockopt};
 
 use super::kept::Kept;
+use super::presence;
 use super::raw;
 use super::sandbox::is_refusal;
 use super::sources;
@@ -34,6 +35,12 @@ pub trait Sys: Send + Sync {
     fn segments_in(&self, fd: RawFd) -> Option<u32>;
     /// Bytes that were ever written to the socket, where the kernel can tell: TCP.
     fn written(&self, fd: RawFd) -> Option<u64>;
+    /// This process has the socket, which it shares with others.
+    fn hold(&self, _: RawFd) {}
+    /// Whether another process has it, where the kernel can tell.
+    fn is_elsewhere(&self, _: RawFd) -> Option<bool> {
+        None
+    }
     /// Whether every signal handler of the program was installed with `SA_RESTART`.
     fn handlers_restart(&self) -> bool;
     /// `shutdown(fd, SHUT_WR)`.
@@ -82,6 +89,14 @@ fn settled(
 pub struct Linux;
 
 impl Sys for Linux {
+    fn hold(&self, fd: RawFd) {
+        presence::hold(fd);
+    }
+
+    fn is_elsewhere(&self, fd: RawFd) -> Option<bool> {
+        presence::is_elsewhere(fd)
+    }
+
     fn send(&self, fd: RawFd, bytes: &[IoSlice<'_>]) -> Result<usize, Errno> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         step();

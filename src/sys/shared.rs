@@ -149,6 +149,12 @@ impl<H: Sync + 'static, S: Send + 'static> Shared<H, S> {
         self.members().expect();
     }
 
+    /// The fork has failed.
+    pub fn fork_failed(&self) {
+        self.layout().handles.fetch_sub(1, Ordering::SeqCst);
+        self.members().expect_no_more();
+    }
+
     /// In the child: it is here. The child's handle is a new one and signs off for itself. The
     /// inherited handles are leaked, never dropped: a drop would sign off in the parent's name.
     #[must_use]

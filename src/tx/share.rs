@@ -28,9 +28,17 @@ impl Connection {
             self.share()?;
         }
         if let Some(joint) = self.joint() {
+            self.shared.sys.hold(self.fd());
             joint.memory.before_fork();
         }
         Ok(())
+    }
+
+    /// There is no child after all.
+    pub fn fork_failed(&self) {
+        if let Some(joint) = self.joint() {
+            joint.memory.fork_failed();
+        }
     }
 
     /// In the child: a connection of its own on the same shared state. `self` is the parent's,
@@ -45,6 +53,7 @@ impl Connection {
         let joint = Joint::new(joint.memory.in_child(), joint.suite);
         let connection = Connection::assemble(shared, self.settings, self.fd(), None, pending);
         let connection = Arc::new(connection);
+        connection.shared.sys.hold(connection.fd());
         // New, so there is none in it.
         let _ = connection.joint.set(Box::new(joint));
         Some(connection)

@@ -9,13 +9,17 @@ use rustix::io::Errno;
 
 use super::ending::Drain;
 use super::send::SendFlags;
-use super::shared::{FIN_DUE, Joint, LAST, LEFT, MEMBER, SHUT};
+use super::shared::{FIN_DUE, Joint, LAST, LEFT, Locked, MEMBER, SHUT};
 use super::transmit::By;
 use super::writer::Outcome;
 use super::{Connection, Info};
 use crate::error::{Error, Result};
 use crate::record::{MAX_PLAINTEXT, Version};
 use crate::sys::steps::step;
+
+/// A tenth of a second for a child that has just been forked to begin.
+const STARTS: u32 = 100;
+const START: Duration = Duration::from_millis(1);
 
 impl Connection {
     /// Seals the open record, unless this process has signed off and another has not, and
@@ -83,13 +87,31 @@ impl Connection {
 
     /// This process closes the connection or ends: from now on it seals the open record only if it
     /// was the last one (TX-56). Nothing happens to a connection that is not shared.
-    pub fn leave(&self) {
+    pub fn leave(self: &Arc<Self>) {
         if let Some(joint) = self.joint()
             && joint.left.load(Ordering::Acquire) == MEMBER
         {
-            let left = if joint.memory.leave() { LAST } else { LEFT };
+            let is_last = joint.memory.leave() || self.is_left_alone(joint);
+            let left = if is_last { LAST } else { LEFT };
             joint.left.store(left, Ordering::Release);
         }
+    }
+
+    /// Whether there is an open record and no other process that could go on with it. The list of members may be wrong of
+    /// those that have executed another program since, and of those of another namespace, where a process id says nothing.
+    fn is_left_alone(self: &Arc<Self>, joint: &Joint) -> bool {
+        let has_open = |locked: Locked<'_>| locked.state().open_len > 0;
+        if !self.lock_joint(joint).is_ok_and(has_open) {
+            return false;
+        }
+        // A child that is being forked has no lock yet; one that was killed first never gets it.
+        for _ in 0..STARTS {
+            if !joint.memory.members().is_expecting() {
+                break;
+            }
+            std::thread::sleep(START);
+        }
+        self.shared.sys.is_elsewhere(self.fd()) == Some(false)
     }
 
     pub(super) fn rekey_shared(
