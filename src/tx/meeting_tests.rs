@@ -7,6 +7,7 @@ use super::testing::{End, Setup, flags, flush};
 use super::*;
 use crate::aead::Cipher;
 use crate::engine::Job;
+use crate::error::Error;
 use crate::record::Version;
 
 /// An engine that seals nothing until it is told to.
@@ -71,6 +72,37 @@ fn a_wait_for_the_engine_is_no_reason_for_eagain() {
         second.join().unwrap()
     });
     assert_eq!(second, Ok(1));
+    flush(connection);
+    end.wait();
+}
+
+/// Rule 4, TX-51: beside a sender that the kernel has refused and that sleeps, EAGAIN is the kernel's own answer of now. If room
+/// has come since, its edge may be spent, and the sender may leave without being refused again.
+#[test]
+fn a_sleeper_that_is_about_to_wake_is_no_reason_for_eagain() {
+    let setup = Setup::new(Kind::Inline, Version::Tls13, Cipher::AesGcm128, true);
+    let end = End::of(&setup);
+    let connection = &setup.connection;
+    let dont_wait = SendFlags {
+        dont_wait: true,
+        ..flags()
+    };
+    let send = || connection.send_bytes(&[b"x"], None, dont_wait);
+    let sleeper = connection.turn.try_take();
+    connection.set(SLEEPING);
+    connection.set(BLOCKED);
+    std::thread::scope(|scope| {
+        assert_eq!(scope.spawn(send).join().unwrap(), Err(Error::WouldBlock));
+        setup.sys.socket().room = usize::MAX;
+        let second = scope.spawn(send);
+        while !second.is_finished() && !connection.turn.is_awaited() {
+            std::thread::yield_now();
+        }
+        connection.unset(BLOCKED);
+        connection.unset(SLEEPING);
+        drop(sleeper);
+        assert_eq!(second.join().unwrap(), Ok(1));
+    });
     flush(connection);
     end.wait();
 }

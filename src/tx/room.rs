@@ -134,6 +134,17 @@ impl Connection {
         }
     }
 
+    /// Whether the kernel has no room now, so that it owes everybody an EPOLLOUT: being asked, it has promised one. The one
+    /// for the room that has come may have been spent on a caller that found the sender in front of it not yet
+    /// awake; it is awake soon, and may leave without being refused again.
+    pub(super) fn is_refused(&self) -> bool {
+        let room = self
+            .shared
+            .sys
+            .wait_for_room(self.fd(), Some(Duration::ZERO));
+        room == Ok(false)
+    }
+
     /// Runs `sleep` with the state saying so, for calls that do not wait for their turn.
     pub(super) fn asleep(&self, sleep: impl FnOnce() -> Result<()>) -> Result<()> {
         self.set(SLEEPING);
@@ -174,6 +185,9 @@ impl Patience {
 /// The longest sleep on a descriptor's number: after so long at most it is looked up again, as a
 /// `close` in another thread may have given it away.
 const SLICE: Duration = Duration::from_secs(1);
+
+/// How often a call that does not wait for room looks again at a sender that the kernel has woken.
+pub(super) const AWAKENING: Duration = Duration::from_micros(200);
 
 /// Sealed bytes at which a streaming caller transmits by itself.
 pub(super) const BATCH: usize = 256 * 1024;

@@ -6,6 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
 use super::ready_list::Head;
+use super::room::AWAKENING;
 use super::shared_calls::Rest;
 use super::source::Source;
 use super::transmit::By;
@@ -166,19 +167,23 @@ impl Connection {
         if let Some(guard) = self.turn.try_take() {
             return Ok(turn(guard));
         }
-        // The holder sleeps because the kernel refused bytes: it owes everybody an EPOLLOUT.
-        // Where it waits for an engine, that is bounded, and nobody is owed anything.
-        if self.is(SLEEPING)
-            && self.is(BLOCKED)
-            && (flags.dont_wait || self.shared.sys.is_nonblocking(self.fd()))
-        {
-            return Err(Error::WouldBlock);
-        }
-        // MT-3: interruptible.
-        match self.turn.take(None) {
-            Ok(guard) => Ok(turn(guard)),
-            Err(Woken::Beneath) => Err(Error::Deadlock),
-            Err(_) => Err(Error::Interrupted),
+        let hurries = flags.dont_wait || self.shared.sys.is_nonblocking(self.fd());
+        loop {
+            // The holder sleeps because the kernel refused bytes. Where it waits for an engine, that is bounded, and
+            // nobody is owed anything.
+            let sleeps = hurries && self.is(SLEEPING) && self.is(BLOCKED);
+            if sleeps && self.is_refused() {
+                return Err(Error::WouldBlock);
+            }
+            // MT-3: interruptible. A call that does not wait looks again, as the holder may fall asleep.
+            match self.turn.take(hurries.then_some(AWAKENING)) {
+                Ok(guard) => return Ok(turn(guard)),
+                Err(Woken::TimedOut) => {}
+                // A signal handler, in the sleep itself.
+                Err(Woken::Beneath) if sleeps => return Err(Error::WouldBlock),
+                Err(Woken::Beneath) => return Err(Error::Deadlock),
+                Err(_) => return Err(Error::Interrupted),
+            }
         }
     }
 

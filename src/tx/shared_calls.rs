@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 
 use super::file::FileSource;
-use super::room::Patience;
+use super::room::{AWAKENING, Patience};
 use super::send::{SendFlags, conclude, signalled};
 use super::shared::{ASLEEP, Joint, Locked};
 use super::source::Source;
@@ -225,8 +225,15 @@ impl Connection {
         loop {
             let turn = match joint.memory.turn().try_lock().map_err(Error::Os)? {
                 Some(turn) => turn,
-                // Its holder sleeps because the kernel refused bytes: it owes everybody an event.
-                None if head.is(ASLEEP) && hurries() => return Err(Error::WouldBlock),
+                // Its holder sleeps because the kernel refused bytes.
+                None if head.is(ASLEEP) && hurries() && self.is_refused() => {
+                    return Err(Error::WouldBlock);
+                }
+                None if hurries() => {
+                    // It is at work, or about to wake; and may fall asleep.
+                    std::thread::sleep(AWAKENING);
+                    continue;
+                }
                 None => joint.memory.turn().lock().map_err(Error::Os)?,
             };
             if turn.owner_died() {
@@ -240,7 +247,7 @@ impl Connection {
             // A sender that slept at the fork comes first; only its own process can take the turn
             // for it.
             drop(turn);
-            if hurries() {
+            if hurries() && self.is_refused() {
                 return Err(Error::WouldBlock);
             }
             let slice = futex::Timespec {
