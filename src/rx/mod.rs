@@ -20,6 +20,8 @@
 //! that reason; and the figures and options that are `Relaxed`.
 #![forbid(unsafe_code)]
 
+#[cfg(all(test, not(loom)))]
+mod edge_tests;
 mod receive;
 mod records;
 mod shared;
@@ -46,9 +48,9 @@ use crate::record::{RecordNumber, Version};
 use crate::stats::{Current, Gauge, STATS};
 use crate::sync::turn::TurnLock;
 use crate::sync::{Mutex, MutexGuard, lock};
-use crate::sys::receive::Receive;
+use crate::sys::receive::{Ready, Receive};
 
-use records::{Found, Io, Records};
+use records::{Ending, Found, Io, Records};
 use shared::{Joint, Suite};
 
 pub use receive::{Received, Request};
@@ -60,6 +62,8 @@ pub struct Receiver {
     turn: TurnLock,
     /// How often it was taken.
     turns: AtomicU32,
+    /// A call of this process was sent away with EAGAIN because another thread had the turn.
+    sent_away: AtomicBool,
     state: Mutex<Records>,
     /// The error that the next call on the socket reports, whichever direction it is for.
     pending: Arc<PendingError>,
@@ -143,7 +147,7 @@ impl Receiver {
         let mut entered = receiver.enter()?;
         // CI-9: a bad header that is there already is an error from now on.
         entered.look();
-        entered.settle();
+        entered.settle(Ending::Untold);
         drop(entered);
         Ok(receiver)
     }
@@ -172,6 +176,7 @@ impl Receiver {
             fd: AtomicI32::new(fd),
             turn: TurnLock::default(),
             turns: AtomicU32::new(0),
+            sent_away: AtomicBool::new(false),
             state: Mutex::new(records),
             pending,
             low_water: AtomicUsize::new(low_water.max(1)),
@@ -221,7 +226,7 @@ impl Receiver {
                 records.tally.rx_rekey_ok += 1;
                 // Lowers the mark again, which wakes whoever waits for what has come meanwhile.
                 entered.look();
-                entered.settle();
+                entered.settle(Ending::Untold);
             }
             Err(_) => {
                 STATS.rx_rekey_error.add(1);
@@ -312,19 +317,14 @@ impl Receiver {
             // SO_ERROR has told of it.
             entered.records.tell_stop();
         }
-        entered.settle();
-        if !readable && let Ok(ready) = self.ready_now() {
+        // RX-6: takes out what is above the mark, as far as it goes.
+        let seen = entered.settle(Ending::Full);
+        if !readable && let Some(ready) = seen.or_else(|| self.ready_now().ok()) {
             if let Some(errno) = ready.error {
                 self.pending.set(errno);
             }
             // RX-47, RX-50: the end is readable, whatever stands in front of it.
             readable = ready.ended;
-            if ready.readable && !ready.ended {
-                // Above the mark, as far as it goes: no room for the rest of the record (RX-6).
-                entered.look();
-                let _ = entered.records.take_out(&mut entered.io);
-                entered.settle();
-            }
         }
         Readiness {
             readable,
@@ -370,8 +370,8 @@ impl Entered<'_> {
         self.records.look(&mut self.io)
     }
 
-    fn settle(&mut self) {
-        self.records.settle(&mut self.io);
+    fn settle(&mut self, ending: Ending) -> Option<Ready> {
+        self.records.settle(&mut self.io, ending)
     }
 }
 

@@ -1,10 +1,10 @@
 //! A receiving call: which records it takes, when it waits, what it returns.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-use super::records::{Found, Opened};
+use super::records::{Ending, Found, Opened};
 use super::waiting::{Holds, Patience};
 use super::{Entered, Receiver, Tally};
 use crate::error::{Error, Result};
@@ -103,7 +103,12 @@ impl Receiver {
                 Err(error) => break Err(error),
             }
         };
-        entered.settle();
+        entered.settle(match result {
+            Err(Error::WouldBlock) => Ending::Refused,
+            Err(_) if call.received.len == 0 => Ending::Full,
+            _ if out.left() > 0 => Ending::Short,
+            _ => Ending::Full,
+        });
         drop(entered);
         let len = call.received.len;
         if !request.peek {
@@ -126,7 +131,13 @@ impl Receiver {
             }
             let left = patience.left();
             if !patience.sleeps() || left == Some(Duration::ZERO) {
-                return Err(Error::WouldBlock);
+                self.sent_away.store(true, Ordering::Relaxed);
+                // Pairs with the fence in `Turn::drop`: whoever has the turn finds the word, or we find the turn.
+                fence(Ordering::SeqCst);
+                match self.turn.try_take() {
+                    Some(turn) => break turn,
+                    None => return Err(Error::WouldBlock),
+                }
             }
             match self.turn.take(left) {
                 Ok(turn) => break turn,
@@ -144,9 +155,23 @@ impl Receiver {
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
         Ok(Turn {
-            _joint: joint,
-            _own: own,
+            guards: Some((joint, own)),
+            receiver: self,
         })
+    }
+
+    /// Raises the edge that calls are owed which were sent away with EAGAIN: what was there may have been spent on them.
+    fn tell_those_sent_away(&self) {
+        // Relaxed, here and where they are set: ordered by the fences.
+        let own =
+            self.sent_away.load(Ordering::Relaxed) && self.sent_away.swap(false, Ordering::Relaxed);
+        let others = self.joint.get().is_some_and(|joint| joint.take_sent_away());
+        if (own || others)
+            && let Ok(mut entered) = self.enter()
+        {
+            entered.look();
+            entered.settle(Ending::Untold);
+        }
     }
 
     /// Delivers what can be had without waiting.
@@ -239,10 +264,20 @@ impl Receiver {
     }
 }
 
-/// One thread's turn at receiving: the process's, and behind it that of all processes.
+/// One thread's turn at receiving: the process's, and behind it that of all processes. The state is not held where
+/// it ends.
 pub(super) struct Turn<'a> {
-    _joint: Option<RobustGuard<'a>>,
-    _own: TurnGuard<'a>,
+    guards: Option<(Option<RobustGuard<'a>>, TurnGuard<'a>)>,
+    receiver: &'a Receiver,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.guards = None;
+        // Pairs with the fences in `Receiver::take_turn` and `Joint::take_turn`.
+        fence(Ordering::SeqCst);
+        self.receiver.tell_those_sent_away();
+    }
 }
 
 /// A call on its way.

@@ -3,6 +3,7 @@
 
 mod handover;
 mod opening;
+mod settling;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU64;
@@ -11,6 +12,7 @@ use std::os::fd::RawFd;
 use rustix::io::Errno;
 
 pub(super) use handover::Snapshot;
+pub(super) use settling::Ending;
 
 use super::Tally;
 use super::shared::Session;
@@ -135,6 +137,8 @@ pub(super) struct Records {
     stop_told: bool,
     /// The socket's `SO_RCVLOWAT`.
     mark: usize,
+    /// The call at work has consumed a record to its end.
+    passed: bool,
     pub(super) tally: Tally,
 }
 
@@ -156,6 +160,7 @@ impl Records {
             stop_announced: false,
             stop_told: false,
             mark: 1,
+            passed: false,
             tally: Tally::default(),
         })
     }
@@ -389,56 +394,6 @@ impl Records {
     /// Nothing more is read: an internal fault.
     pub(super) fn poison(&mut self) {
         self.stopped = Some(Errno::NOTRECOVERABLE);
-    }
-
-    /// The end of a look or of a call: drops what is done with, gives memory back, and tells the
-    /// kernel for how many bytes somebody is to be woken (design rule 4).
-    pub(super) fn settle(&mut self, io: &mut Io<'_>) {
-        for record in &mut self.opened {
-            record.fresh = false;
-        }
-        self.window.end_of_call();
-        self.tell_kernel(io, false);
-    }
-
-    /// As [`Records::settle`], in the middle of a call that `waits` for another record than those
-    /// that are opened.
-    pub(super) fn tell_kernel(&mut self, io: &mut Io<'_>, waits: bool) {
-        let outlook = self.outlook();
-        let is_idle = !matches!(outlook, Found::Ready(_)) || Window::is_dear();
-        if is_idle || io.session.is_some() {
-            // What fails here is told by the next look.
-            let _ = self.drop_stale(io);
-        }
-        if is_idle {
-            if self.opened.is_empty() {
-                self.spare = None;
-            }
-            self.window.release();
-        }
-        let layout = Layout::new(self.keys.version, self.keys.nonce_form());
-        // RX-2, RX-4: so much of a record is looked at, as it may be none.
-        let prefix = layout.prefix_len;
-        let mark = match outlook {
-            Found::Rekey => usize::MAX,
-            Found::Stopped(_) if self.stop_told && self.opened.is_empty() => usize::MAX,
-            Found::Incomplete(need) if waits || self.opened.is_empty() => {
-                let taken = self.taken.as_ref().filter(|taken| !taken.opened);
-                self.window.ahead() + need - taken.map_or(0, |taken| taken.len)
-            }
-            Found::Nothing if waits => self.window.ahead() + prefix,
-            // Records wait in the socket: a mark that they reach is as good as any, and saves a call.
-            _ if self.mark <= self.window.in_socket() => self.mark,
-            _ => prefix,
-        };
-        if mark != self.mark {
-            io.sys.set_low_water(io.fd, mark);
-            self.mark = mark;
-        }
-        let place = self.snapshot();
-        if let Some(session) = &mut io.session {
-            session.publish(place);
-        }
     }
 }
 

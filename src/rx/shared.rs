@@ -15,7 +15,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -49,6 +49,8 @@ pub(super) struct Head {
     current: AtomicU32,
     /// The holder of the lock is at dropping bytes from the socket.
     dropping: AtomicU32,
+    /// A call was sent away with EAGAIN because another process had the turn.
+    sent_away: AtomicU32,
 }
 
 /// What only the holder of the lock touches: the state in force and the next one, and their keys.
@@ -97,11 +99,24 @@ impl Joint {
                 return Ok(guard);
             }
             match (patience.sleeps(), patience.left()) {
-                (false, _) | (_, Some(Duration::ZERO)) => return Err(Error::WouldBlock),
+                (false, _) | (_, Some(Duration::ZERO)) => {
+                    self.memory.sent_away.store(1, Ordering::Relaxed);
+                    // Pairs with the fence in `Turn::drop`, of whichever process.
+                    fence(Ordering::SeqCst);
+                    return turn.try_lock().map_err(Error::Os)?.ok_or(Error::WouldBlock);
+                }
                 (true, None) => return turn.lock().map_err(Error::Os),
                 (true, Some(left)) => std::thread::sleep(left.min(POLL)),
             }
         }
+    }
+}
+
+impl Joint {
+    /// Whether a call was sent away, and nobody has seen to it yet.
+    pub(super) fn take_sent_away(&self) -> bool {
+        let word = &self.memory.sent_away;
+        word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0
     }
 }
 
@@ -347,6 +362,7 @@ impl Receiver {
             pending: AtomicI32::new(self.pending.peek().map_or(0, Errno::raw_os_error)),
             current: AtomicU32::new(0),
             dropping: AtomicU32::new(0),
+            sent_away: AtomicU32::new(0),
         };
         let states = States {
             states: [state; 2],

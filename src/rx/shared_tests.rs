@@ -37,8 +37,12 @@ struct World {
     peer: Peer,
     keys: u8,
     processes: Vec<Arc<Receiver>>,
-    /// Type and content of what has been sent and not delivered.
-    due: std::collections::VecDeque<(u8, u8)>,
+    /// Type and content of what has been sent and not delivered, and where its record ends in the stream.
+    due: std::collections::VecDeque<(u8, u8, usize)>,
+    /// Bytes of the stream.
+    end: usize,
+    /// Of each process: the edges that it has been told of; whether it waits for another.
+    told: Vec<(u64, bool)>,
     fill: u8,
 }
 
@@ -54,6 +58,8 @@ impl World {
             keys: 0,
             processes: vec![receiver],
             due: std::collections::VecDeque::new(),
+            end: 0,
+            told: vec![(0, true)],
             fill: 0,
         }
     }
@@ -65,8 +71,32 @@ impl World {
     fn send(&mut self, kind: u8, len: usize) {
         self.fill = self.fill.wrapping_add(1);
         let content: Vec<u8> = (0..len).map(|i| self.fill ^ (i / 9) as u8).collect();
-        self.peer.send(self.sys, kind, &content, 0);
-        self.due.extend(content.iter().map(|byte| (kind, *byte)));
+        self.put(kind, &content);
+    }
+
+    fn put(&mut self, kind: u8, content: &[u8]) {
+        let before = self.sys.socket().arriving.len();
+        self.peer.send(self.sys, kind, content, 0);
+        self.end += self.sys.socket().arriving.len() - before;
+        let end = self.end;
+        self.due
+            .extend(content.iter().map(|byte| (kind, *byte, end)));
+    }
+
+    /// RX-53: every process that waits for an edge gets one for what can be had, and for what only its next call could
+    /// make room for.
+    fn check_edges(&self) {
+        let socket = self.sys.socket();
+        let had = self
+            .due
+            .front()
+            .is_some_and(|due| due.2 <= socket.arrived());
+        let stuck = socket.is_full() && !socket.arriving.is_empty();
+        for (who, &(told, waits)) in self.told.iter().enumerate() {
+            let missed = waits && socket.edges <= told;
+            assert!(!(missed && had), "process {who} is owed an edge");
+            assert!(!(missed && stuck), "the rest of a record has no room");
+        }
     }
 
     fn receive(&mut self, who: usize, len: usize, peek: bool) -> crate::error::Result<usize> {
@@ -75,9 +105,17 @@ impl World {
             can_tell: true,
             ..Request::default()
         };
+        let edges = self.sys.socket().edges;
         let (result, bytes, told) = receive(self.sys, &self.who(who), len, 2, request);
+        let waits = match result {
+            Ok(got) => got < len && !peek,
+            Err(error) => error == Error::WouldBlock,
+        };
+        let process = who % self.processes.len();
+        self.told[process] = (edges, waits);
         for (at, byte) in bytes.iter().enumerate() {
             let due = self.due.get(at).copied();
+            let due = due.map(|(kind, byte, _)| (kind, byte));
             assert_eq!(due, Some((told.content_type.expect("of something"), *byte)));
         }
         if !peek {
@@ -101,8 +139,7 @@ impl World {
     /// The peer changes its keys; one process reads the message, one sets the new ones.
     fn rekey(&mut self, who: usize) {
         self.finish();
-        self.peer.send(self.sys, 22, &[24, 0, 0, 1, 0], 0);
-        self.due.extend([24, 0, 0, 1, 0].map(|byte| (22, byte)));
+        self.put(22, &[24, 0, 0, 1, 0]);
         self.finish();
         for process in 0..self.processes.len() {
             assert_eq!(
@@ -144,10 +181,14 @@ proptest! {
                 {
                     let child = world.who(who).in_child(Arc::default());
                     world.processes.push(child.expect("just shared"));
+                    // It has the same epoll set, or one in which the socket is new.
+                    let told = world.told[who % world.told.len()];
+                    world.told.push(told);
                 },
                 Step::Rekey { who } if version == Version::Tls13 => world.rekey(who),
                 Step::Rekey { .. } => {}
             }
+            world.check_edges();
         }
         world.finish();
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
-use super::records::Found;
+use super::records::{Ending, Found};
 use super::waiting::{Holds, Patience};
 use super::{Entered, Receiver};
 use crate::error::{Error, Result};
@@ -41,7 +41,7 @@ impl Receiver {
                 let rest = record.rest();
                 match self.sys.fill_pipe(pipe, &rest[..rest.len().min(len)]) {
                     Err(Errno::AGAIN) if !dont_wait && !self.sys.is_nonblocking(pipe) => {
-                        entered.settle();
+                        entered.settle(Ending::Full);
                         drop(entered);
                         self.wait_for_pipe(pipe)?;
                         entered = self.enter()?;
@@ -79,7 +79,12 @@ impl Receiver {
             self.bytes.fetch_add(written as u64, Ordering::Relaxed);
             STATS.rx_bytes.add(written as u64);
         }
-        entered.settle();
+        entered.settle(match result {
+            Err(Error::WouldBlock) => Ending::Refused,
+            // Of one record, whatever stands behind it.
+            Ok(moved) if moved < len => Ending::Short,
+            _ => Ending::Full,
+        });
         result
     }
 

@@ -38,12 +38,23 @@ use model::{KEY_UPDATE, Model, Sent};
 use step::decode;
 
 pub(super) fn setup(info: &[u8]) -> (&'static FakeSys, Arc<Receiver>) {
+    let sys = kernel();
+    (sys, receiver(sys, info))
+}
+
+/// A socket without keys.
+pub(super) fn kernel() -> &'static FakeSys {
     let sys = KERNELS.take();
     *sys.socket() = FakeSocket::default();
+    sys
+}
+
+/// Sets keys.
+pub(super) fn receiver(sys: &'static FakeSys, info: &[u8]) -> Arc<Receiver> {
     sys.expect_call();
     let keys = CryptoInfo::parse(info).expect("well-formed");
     let receiver = Receiver::new(sys, 0, keys, Choice::Auto, Arc::default(), 1);
-    (sys, receiver.expect("some provider has it"))
+    receiver.expect("some provider has it")
 }
 
 /// One receive into `pieces` segments and empty ones between them: the result, the bytes, and what

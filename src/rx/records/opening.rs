@@ -61,6 +61,7 @@ impl Records {
         self.open_to(wire, out)?;
         let (wire, _) = self.commit(wire);
         self.window.delivered(wire);
+        self.passed = true;
         Ok(())
     }
 
@@ -124,6 +125,7 @@ impl Records {
     /// An opened record has been delivered.
     pub(in crate::rx) fn finish(&mut self, record: Opened) {
         self.window.delivered(record.wire);
+        self.passed = true;
         if record.taken {
             self.taken = None;
         }

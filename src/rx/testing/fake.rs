@@ -14,8 +14,13 @@ pub(in crate::rx) struct FakeSocket {
     pub arriving: VecDeque<u8>,
     /// Bytes that have left the queue.
     pub(super) gone: usize,
+    /// How much of what has come is charged to the queue's room, piece by piece: (bytes that are left, bytes charged). The
+    /// charge is given back with the last byte of a piece, as a kernel frees the memory of a segment (`truesize`).
+    segments: VecDeque<(usize, usize)>,
     /// What the queue has room for; 0: everything.
     pub room: usize,
+    /// How often whoever watches by edge-triggered epoll was woken.
+    pub edges: u64,
     pub(super) mark: usize,
     pub eof: bool,
     pub error: Option<Errno>,
@@ -31,7 +36,7 @@ pub(in crate::rx) struct FakeSocket {
     pub(super) interrupted: bool,
     /// The pipe of a splice: what it holds, and how much more it takes.
     pub(super) pipe: Vec<u8>,
-    pub(super) pipe_room: usize,
+    pub pipe_room: usize,
     pub(super) pipe_error: Option<Errno>,
     /// System calls that the library may still make in the call that is at work.
     pub(super) patience: usize,
@@ -44,16 +49,27 @@ impl FakeSocket {
         }
         let room = match self.room {
             0 => usize::MAX,
-            room => room - self.queue.len().min(room),
+            room => room - self.charged().min(room),
         };
         let len = len.min(room).min(self.arriving.len());
         self.queue.extend(self.arriving.drain(..len));
+        if len > 0 {
+            self.segments.push_back((len, len));
+            self.tell();
+        }
+    }
+    fn charged(&self) -> usize {
+        self.segments.iter().map(|(_, charged)| charged).sum()
+    }
+    /// `sk_data_ready`, if somebody is to be woken.
+    pub(super) fn tell(&mut self) {
+        self.edges += u64::from(self.readable());
     }
     pub(super) fn ended(&self) -> bool {
         self.reset || self.eof && self.arriving.is_empty()
     }
-    pub(super) fn is_full(&self) -> bool {
-        self.room != 0 && self.queue.len() >= self.room
+    pub(in crate::rx) fn is_full(&self) -> bool {
+        self.room != 0 && self.charged() >= self.room
     }
     /// `POLLIN`, as the kernel has it.
     pub(in crate::rx) fn readable(&self) -> bool {
@@ -61,12 +77,20 @@ impl FakeSocket {
         self.ended() || self.error.is_some() || self.is_full() || enough
     }
     /// Bytes of the stream that have come so far.
-    pub(super) fn arrived(&self) -> usize {
+    pub(in crate::rx) fn arrived(&self) -> usize {
         self.gone + self.queue.len()
     }
     pub(super) fn take_out(&mut self, len: usize) {
         self.queue.drain(..len);
         self.gone += len;
+        let mut rest = len;
+        while let Some((left, _)) = self.segments.front_mut().filter(|_| rest > 0) {
+            let part = rest.min(*left);
+            (rest, *left) = (rest - part, *left - part);
+            if *left == 0 {
+                self.segments.pop_front();
+            }
+        }
     }
 }
 
@@ -127,6 +151,10 @@ impl Receive for FakeSys {
             room => room / 2,
         };
         socket.mark = bytes.min(cap);
+        // As `tcp_set_rcvlowat` does, which wakes nobody for an empty queue.
+        if !socket.queue.is_empty() {
+            socket.tell();
+        }
     }
     fn wait(&self, _: RawFd, timeout: Option<Duration>) -> Result<Ready, Errno> {
         let mut socket = self.call();

@@ -11,6 +11,12 @@ pub(super) struct World {
     pub(super) model: Model,
     pub(super) cipher: Cipher,
     pub(super) fill: u8,
+    /// Edges that the program has been told of, by edge-triggered epoll.
+    pub(super) seen: u64,
+    /// The last call came short, or was told EAGAIN: the program waits for an edge.
+    pub(super) drained: bool,
+    /// Calls in a row that have brought nothing.
+    pub(super) in_vain: u32,
 }
 
 /// Everything that can happen to a connection, checked after each step. `room`: of the receive
@@ -41,6 +47,9 @@ pub(in crate::rx) fn run(version: Version, cipher: Cipher, room: usize, steps: &
         model,
         cipher,
         fill: 0,
+        seen: 0,
+        drained: true,
+        in_vain: 0,
     };
     for step in steps {
         world.step(step);
@@ -58,6 +67,9 @@ impl World {
     pub(super) fn step(&mut self, step: &Step) {
         let (sys, version) = (self.sys, self.model.version);
         sys.expect_call();
+        if !matches!(step, Step::Receive { .. }) {
+            self.in_vain = 0;
+        }
         match *step {
             Step::Send { kind, len, padding } => {
                 let mut content = self.content(len);
@@ -82,11 +94,13 @@ impl World {
             Step::Keys => {
                 let seed = self.model.key.0.wrapping_add(1);
                 let new = crypto_info(version, self.cipher, seed);
+                let before = sys.socket().edges;
                 let done = self.receiver.rekey(|| CryptoInfo::parse(&new));
                 if version == Version::Tls12 {
                     assert_eq!(done, Err(Error::KeysPresent), "CI-3");
                 } else {
                     assert_eq!(done, Ok(()));
+                    (self.seen, self.drained) = (before, true);
                     self.model.key = (seed, u64::from(seed));
                     self.model.pending = false;
                 }
@@ -118,10 +132,14 @@ impl World {
                 wire[at] ^= mask.max(1);
                 self.model.spoil(sys, &wire);
             }
-            Step::Eof => sys.socket().eof = true,
+            Step::Eof => {
+                sys.socket().eof = true;
+                sys.socket().tell();
+            }
             Step::Reset => {
                 sys.socket().error = Some(Errno::CONNRESET);
                 sys.socket().reset = true;
+                sys.socket().tell();
                 self.model.was_reset = true;
             }
             Step::Interrupt => sys.socket().interrupt = true,
@@ -144,7 +162,14 @@ impl World {
 
     pub(super) fn splice(&mut self, len: usize, dont_wait: bool) {
         let sys = self.sys;
+        self.seen = sys.socket().edges;
         let result = self.receiver.splice(1, len, dont_wait);
+        // What the pipe has no room for is no matter of the socket's.
+        self.drained = sys.socket().pipe_room > 0
+            && match result {
+                Ok(moved) => 0 < moved && moved < len,
+                Err(error) => error == Error::WouldBlock,
+            };
         self.model.check_opened(sys, &self.receiver);
         let pipe = core::mem::take(&mut sys.socket().pipe);
         assert_eq!(pipe.len(), result.unwrap_or(0), "what was written is told");
@@ -174,7 +199,25 @@ impl World {
 
     pub(super) fn receive(&mut self, len: usize, pieces: usize, request: Request) {
         let sys = self.sys;
+        self.seen = sys.socket().edges;
+        let arrived = sys.socket().arrived();
         let (result, bytes, received) = receive(sys, &self.receiver, len, pieces, request);
+        self.drained = match result {
+            // What was peeked at is there; the end is told once and for all.
+            Ok(moved) => moved < len && !request.peek && received.content_type.is_some(),
+            Err(error) => error == Error::WouldBlock,
+        };
+        let in_vain = result.is_err() && !request.peek && sys.socket().arrived() == arrived;
+        self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
+        // RX-37: but for empty records that were peeked at; and no low-water mark hides more than half of the buffer.
+        let kept = lock(&self.receiver.state).has_opened() && self.model.peeked;
+        let flooded = self.model.spoiled && sys.socket().room > 0;
+        // The first may have to announce what it has found.
+        let edges = sys.socket().edges - self.seen;
+        assert!(
+            kept || flooded || self.in_vain < 2 || edges == 0,
+            "an edge that leads nowhere: {result:?}"
+        );
         self.model.check_opened(sys, &self.receiver);
         let (peek, model) = (request.peek, &mut self.model);
         model.peeked |= peek;
@@ -252,6 +295,29 @@ impl World {
             let taken = kept && !fits && self.model.peeked;
             assert!(readable || taken, "RX-47, RX-49: nobody is woken");
         }
+        self.check_edge();
+    }
+
+    /// RX-53: a program that waits for an edge gets one for what can be had, and the peer is not held back by a
+    /// window that only the program's next call could open.
+    fn check_edge(&self) {
+        let socket = self.sys.socket();
+        let (told, fits) = (socket.edges > self.seen, socket.room == 0);
+        let stuck = socket.is_full() && !socket.arriving.is_empty();
+        drop(socket);
+        let model = &self.model;
+        let off = model.pending || model.spoiled || model.failed || model.was_reset;
+        if !self.drained || told || off {
+            return;
+        }
+        let kept = lock(&self.receiver.state).has_opened();
+        let taken = kept && !fits && model.peeked;
+        let had = model.available(self.sys);
+        assert!(had.is_none() || taken, "RX-53: an edge is owed");
+        assert!(
+            !stuck || taken,
+            "RX-6: the rest of a record has no room to come"
+        );
     }
 
     pub(super) fn content(&mut self, len: usize) -> Vec<u8> {
