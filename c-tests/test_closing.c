@@ -180,11 +180,33 @@ static void test_tx58_linger(void **state)
     assert_fails(recv(fd[1], &byte, 1, 0), ECONNRESET);
     close(fd[1]);
 
+    /* Also while records are queued, but not by a close that leaves the socket another number. */
+    uint64_t sent;
+    for (int with_duplicate = 0; with_duplicate < 2; with_duplicate++) {
+        small_tls_pair(fd, &keys, &r);
+        sent = fill_socket(fd[0], 0, 20000);
+        assert_ok(setsockopt(fd[0], SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+        int other = with_duplicate ? dup(fd[0]) : -1;
+        assert_ok(uktls_close(fd[0]));
+        if (with_duplicate) {
+            expect_bytes(&r, sent);
+            linger.l_onoff = 0;
+            assert_ok(setsockopt(other, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+            linger.l_onoff = 1;
+            assert_ok(uktls_close(other));
+            expect_end(&r);
+        } else {
+            wait_for(fd[1], POLLERR);
+        }
+        expect_no_connections();
+        close(fd[1]);
+    }
+
     /* Nobody reads: it waits for its second, and what is left goes out all the same. */
     linger.l_linger = 1;
     small_tls_pair(fd, &keys, &r);
     assert_ok(setsockopt(fd[0], SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
-    uint64_t sent = fill_socket(fd[0], 0, 20000);
+    sent = fill_socket(fd[0], 0, 20000);
     int64_t began = now_ms();
     assert_ok(uktls_close(fd[0]));
     assert_in_range(now_ms() - began, 990, 10000);

@@ -550,7 +550,8 @@ int tls_poll(struct pollfd *fds,
 int tls_shutdown(int fd, int how);
 
 /* Close `fd`, with or without TLS on it. What was accepted, the open record included, is sent
- * first: in the background if the socket has no room now. SO_LINGER with a time waits that long.
+ * first: in the background if the socket has no room now. SO_LINGER with a time waits that long;
+ * with no time it drops what is queued and resets the connection.
  *
  * Returns 0, or -1 with errno: as close(2). The descriptor's number is free when it returns. A
  * receive that another thread sleeps in ends within a second, with EBADF.

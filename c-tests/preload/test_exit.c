@@ -271,6 +271,50 @@ static void test_a_reader_that_sleeps(void **state)
     close_tls(fd);
 }
 
+/* TX-58: SO_LINGER with no time resets, also while records are queued: by whatever takes the last number away. */
+enum last { CLOSED, REPLACED, EXITED };
+
+static void reset_a_reader(int fd, enum last how, int go)
+{
+    struct keys keys = tls12_keys();
+    struct linger linger = {.l_onoff = 1};
+    char byte;
+    alarm(30);
+    CHILD_CHECK(tls_tx_init(fd, keys.info, keys.len) == 0);
+    CHILD_CHECK(fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
+    (void)fill_socket(fd, 0, 5000);
+    CHILD_CHECK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
+    if (how == EXITED)
+        _exit(0);
+    CHILD_CHECK(how == CLOSED ? close(fd) == 0 : dup2(go, fd) == fd);
+    /* Until the reader has found out. */
+    CHILD_CHECK(read(go, &byte, 1) == 0);
+    _exit(0);
+}
+
+static void test_tx58_resets(void **state)
+{
+    (void)state;
+    for (enum last how = CLOSED; how <= EXITED; how++) {
+        int fd[2], go[2];
+        small_tcp_pair(fd);
+        assert_ok(pipe(go));
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            close(fd[1]);
+            close(go[1]);
+            reset_a_reader(fd[0], how, go[0]);
+        }
+        assert_ok(close(fd[0]));
+        assert_ok(close(go[0]));
+        wait_for(fd[1], POLLERR);
+        assert_ok(close(go[1]));
+        assert_exited(wait_child(child), 0);
+        assert_ok(close(fd[1]));
+    }
+}
+
 /* _exit from the handler of a signal that has interrupted the send itself, with and without something
  * pending. It may hold any lock of ours: some bytes may be lost, but the process ends. */
 static void on_fault(int number)
@@ -356,6 +400,7 @@ int main(void)
         cmocka_unit_test(test_a_pending_record),     cmocka_unit_test(test_a_full_socket),
         cmocka_unit_test(test_a_handler_of_atexit_sends), cmocka_unit_test(test_daemon),
         cmocka_unit_test(test_a_reader_that_sleeps), cmocka_unit_test(test_a_fault_in_send),
+        cmocka_unit_test(test_tx58_resets),
         cmocka_unit_test(test_exit_interrupts_a_send),
     };
     return RUN_PRELOADED("test_exit", tests);

@@ -1,15 +1,15 @@
 //! Closing a number, and what becomes of its connection.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::drain::drain_one;
-use super::numbers::{Change, Left};
+use super::numbers::{Change, Left, OfSocket};
 use super::survivors::Watch;
 use super::world::{self, Process};
-use super::{NUMBERS, Socket, config, entry, is_ours, remember_lingering};
+use super::{NUMBERS, Socket, config, entry, is_ours, remember_lingering, twins};
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
 use crate::sys::kept::Kept;
@@ -83,7 +83,15 @@ fn close_last(
             receiver.move_to(-1);
         }
         if let Some(connection) = sending {
-            hand_over(connection, || net::duplicate(fd));
+            let resets = net::resets(fd);
+            // What is queued belongs to a duplicate that nobody has told this library of, too.
+            if resets && let Some(other) = unknown(socket, fd) {
+                socket.move_to(other);
+                let closed = net::close(fd);
+                change.freed_but_for(left, other);
+                return closed;
+            }
+            hand_over(connection, resets, || net::duplicate(fd));
         }
         let closed = net::close(fd);
         change.freed(Some(left));
@@ -114,6 +122,15 @@ fn close_last(
     closed
 }
 
+/// With the C library: another number of `socket`, which is known by `fd` alone.
+fn unknown(socket: &Socket, fd: RawFd) -> Option<RawFd> {
+    if world::sees_all() {
+        return None;
+    }
+    let numbers = twins::of(socket.identity());
+    numbers.into_iter().find(|number| *number != fd)
+}
+
 /// The last number of the socket is gone, and `kept` is what is left of it.
 pub(super) fn end(socket: &Arc<Socket>, kept: Option<Kept>) {
     if !socket.is_of(fork_guard::epoch()) {
@@ -130,18 +147,25 @@ pub(super) fn end(socket: &Arc<Socket>, kept: Option<Kept>) {
         {
             let _ = connection.flush(Some(linger));
         }
-        hand_over(connection, || kept.take().ok_or(Errno::BADF));
+        let resets = kept
+            .as_ref()
+            .is_some_and(|kept| net::resets(kept.as_raw_fd()));
+        hand_over(connection, resets, || kept.take().ok_or(Errno::BADF));
     }
 }
 
-/// What is queued goes out in the background, by a descriptor that the library has alone.
+/// What is queued goes out in the background, by a descriptor that the library has alone; or nowhere, if the
+/// socket `resets`.
 fn hand_over(
     connection: &Arc<crate::tx::Connection>,
+    resets: bool,
     descriptor: impl FnOnce() -> core::result::Result<Kept, Errno>,
 ) {
-    let taken_over = connection.close(|| {
+    let taken_over = connection.close(resets, || {
         let socket = descriptor()?;
-        net::clear_linger(&socket);
+        if !resets {
+            net::clear_linger(&socket);
+        }
         Ok(socket)
     });
     match taken_over {

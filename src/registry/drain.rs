@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::{LINGERING, config, world};
 use crate::error::Error;
 use crate::sync::try_lock;
-use crate::sys::fork_guard;
+use crate::sys::{fork_guard, net};
 use crate::tx::Connection;
 
 /// Waits until every connection's accepted bytes are with the kernel. Gives up on a reader that has
@@ -74,7 +74,9 @@ fn for_each_unsent(deadline: Instant, drain: impl Fn(&Arc<Connection>)) {
     let each = |connection: &Arc<Connection>| {
         STEPS.fetch_add(1, Ordering::Relaxed);
         connection.leave();
-        if connection.has_unsent() && connection.can_be_locked(deadline) {
+        // TX-58: the end of the process closes the socket, and that resets it.
+        let resets = || connection.is_last() && net::resets(connection.fd());
+        if connection.has_unsent() && !resets() && connection.can_be_locked(deadline) {
             drain(connection);
         }
     };

@@ -496,6 +496,11 @@ pub fn linger(fd: RawFd) -> Option<Duration> {
     sockopt::socket_linger(borrow(fd).ok()?).ok()?
 }
 
+/// Whether `close` resets the connection (`SO_LINGER` with no time) and drops what is unsent.
+pub fn resets(fd: RawFd) -> bool {
+    linger(fd).is_some_and(|linger| linger.is_zero())
+}
+
 /// Makes `close` return at once: a worker that closes for the program must not sleep in it.
 pub fn clear_linger(fd: &Kept) {
     // Fails for a closed socket only; there is nothing to linger for then.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::transmit::By;
 use super::writer::Outcome;
-use super::{BROKEN, CLOSING, Connection, SHUTDOWN};
+use super::{BROKEN, CLOSING, Connection, RESETS, SHUTDOWN};
 use crate::error::{Error, Result};
 use crate::sync::turn::TurnGuard;
 use crate::sync::{Woken, lock};
@@ -101,9 +101,15 @@ impl Connection {
     /// no call either, the descriptor may be closed or change its number: calls wait meanwhile.
     pub fn at_rest(self: &Arc<Self>) -> Option<AtRest<'_>> {
         let drained = self.drain();
-        let _turn = self.turn.try_take()?;
+        let rest = self.without_calls()?;
         // Another process may have sent since; what it left in the queue is its own business.
-        (drained != Ok(Drain::Pending)).then_some(AtRest {
+        (drained != Ok(Drain::Pending)).then_some(rest)
+    }
+
+    /// Keeps calls waiting, unless one of another thread is at work.
+    fn without_calls(self: &Arc<Self>) -> Option<AtRest<'_>> {
+        let _turn = self.turn.try_take()?;
+        Some(AtRest {
             connection: self,
             _turn,
         })
@@ -111,11 +117,14 @@ impl Connection {
 
     /// The program closes the socket. Returns true if nothing is left to send and the descriptor
     /// can be closed; otherwise `duplicate` has become ours and is closed behind the last record.
+    /// If the socket `resets` (SO_LINGER with no time) and no other process has the connection, what is queued is
+    /// dropped, and the duplicate is closed behind the last call that uses it.
     ///
     /// # Errors
     /// What `duplicate` failed with; then nothing has changed.
     pub fn close(
         self: &Arc<Self>,
+        resets: bool,
         duplicate: impl FnOnce() -> core::result::Result<Kept, Errno>,
     ) -> Result<bool> {
         // Of several processes that close at once one is the last.
@@ -125,11 +134,16 @@ impl Connection {
             rest.close();
             return Ok(true);
         }
+        let resets = resets && self.is_last();
+        if resets && let Some(rest) = self.without_calls() {
+            rest.close();
+            return Ok(true);
+        }
         self.unwritten(|| {
             let socket = duplicate()?;
             self.renumber(socket.as_raw_fd());
             *lock(&self.owned) = Some((socket, Arc::clone(self)));
-            self.set(CLOSING);
+            self.set(if resets { CLOSING | RESETS } else { CLOSING });
             Ok::<(), Errno>(())
         })?;
         // The rest may have gone out, or room may have come, while the number changed.
@@ -187,7 +201,7 @@ impl Connection {
             // The FIN is the business of whoever empties the shared queue.
             return;
         }
-        if !self.is(SHUTDOWN | CLOSING) || !(broken || self.is_drained()) {
+        if !self.is(SHUTDOWN | CLOSING) || !(broken || self.is(RESETS) || self.is_drained()) {
             return;
         }
         if self.is(CLOSING) {
@@ -203,7 +217,7 @@ impl Connection {
                 self.unwritten(|| {
                     self.shared.waker.forget(self, socket.as_raw_fd());
                     self.set(BROKEN);
-                    // Dropping the last descriptor of the socket sends the FIN.
+                    // Dropping the last descriptor of the socket sends the FIN, or the reset.
                     drop(socket);
                 });
             }
@@ -220,18 +234,20 @@ impl Connection {
     }
 }
 
-/// A connection that has nothing to do, and whose calls wait until this is gone.
+/// A connection without a call at work, and whose calls wait until this is gone.
 pub struct AtRest<'a> {
     connection: &'a Arc<Connection>,
     _turn: TurnGuard<'a>,
 }
 
 impl AtRest<'_> {
-    /// The socket is closed: calls that have waited find no descriptor.
+    /// The socket is closed: calls that have waited find no descriptor. What is queued, if anything, is dropped.
     pub fn close(self) {
         self.connection.unwritten(|| {
             self.connection.set(BROKEN);
             self.connection.renumber(-1);
         });
+        // Those who wait until all is out.
+        self.connection.moved.signal();
     }
 }

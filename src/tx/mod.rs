@@ -381,3 +381,5 @@ const BRIEFLY: u32 = 128;
 const HEARD: u32 = 256;
 /// A thread of the engine's transmits, or is about to, while calls go on sealing.
 const RELAYED: u32 = 512;
+/// With `CLOSING`: what is queued is dropped, and the socket reset behind the last call that uses it.
+const RESETS: u32 = 1024;

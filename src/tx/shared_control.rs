@@ -114,6 +114,12 @@ impl Connection {
         self.shared.sys.is_elsewhere(self.fd()) == Some(false)
     }
 
+    /// Whether no other process has the connection, or has to close it yet. To be asked behind [`Connection::leave`].
+    pub fn is_last(&self) -> bool {
+        self.joint()
+            .is_none_or(|joint| joint.left.load(Ordering::Acquire) == LAST)
+    }
+
     pub(super) fn rekey_shared(
         self: &Arc<Self>,
         joint: &Joint,

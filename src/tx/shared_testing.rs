@@ -57,7 +57,7 @@ impl Processes {
         if self.alive.len() > 1 {
             let connection = self.alive.remove(who);
             let null = || Ok(Kept::new(std::fs::File::open("/dev/null").unwrap().into()));
-            if !connection.close(null).unwrap() {
+            if !connection.close(false, null).unwrap() {
                 self.lingering.push(connection);
             }
         }

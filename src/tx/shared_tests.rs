@@ -135,10 +135,13 @@ fn the_last_close_seals_the_open_record() {
     };
     assert_eq!(setup.connection.send_bytes(&[b"open "], None, more), Ok(5));
     assert_eq!(child.send_bytes(&[b"record"], None, more), Ok(6));
-    assert_eq!(setup.connection.close(|| Err(Errno::MFILE)), Ok(true));
+    assert_eq!(
+        setup.connection.close(false, || Err(Errno::MFILE)),
+        Ok(true)
+    );
     assert!(setup.sys.socket().wire.is_empty());
     assert_eq!(child.pending(), 11);
-    assert_eq!(child.close(|| Err(Errno::MFILE)), Ok(true));
+    assert_eq!(child.close(false, || Err(Errno::MFILE)), Ok(true));
     assert_eq!(setup.sys.socket().wire.len(), 11 + 22);
 }
 
