@@ -112,7 +112,7 @@ struct uktls_config {
     uint32_t threads;
     /* Accepted and not yet transmitted bytes of one connection at which a send waits; 0: 1 MiB. */
     size_t tx_queue;
-    /* Milliseconds for which the exit of the process waits for a reader that takes nothing;
+    /* Milliseconds for which the end of the process waits for its readers, all together;
      * 0: 60000.
      */
     uint32_t linger_ms;

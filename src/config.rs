@@ -42,7 +42,7 @@ pub struct Config {
     pub threads: Option<usize>,
     /// `UKTLS_TX_QUEUE`: accepted bytes per connection at which a send waits.
     pub tx_queue: usize,
-    /// `UKTLS_LINGER_MS`: how long the exit of the process waits for a reader that takes nothing.
+    /// `UKTLS_LINGER_MS`: how long the end of the process waits for its readers, all together.
     pub linger: Duration,
     /// `UKTLS_LOG`.
     pub log: Option<LogTarget>,

@@ -13,7 +13,7 @@ use std::sync::{MutexGuard, Once};
 
 use crate::engine::buffer;
 use crate::error::Result;
-use crate::registry::{self, Clone};
+use crate::registry::{self, Clone, Deadline};
 use crate::rx::window;
 use crate::sync::patiently;
 use crate::sys::{fork_guard, secret, streams, user_memory};
@@ -207,9 +207,20 @@ pub fn end_of_process() {
     }
 }
 
+/// As [`end_of_process`], where the caller cannot know whether its process ends (`daemon(3)`).
+pub fn may_end() {
+    if INSTALLED.is_completed() {
+        end(Deadline::OfProgram);
+    }
+}
+
 extern "C" fn at_exit() {
+    end(Deadline::OfProcess);
+}
+
+fn end(deadline: Deadline) {
     let drained = std::panic::catch_unwind(|| {
-        registry::drain_all();
+        registry::drain_all(deadline);
         if !WRITTEN.swap(true, Ordering::Relaxed) {
             crate::stats::append_to_file(&registry::config());
             registry::unpublish();

@@ -271,6 +271,86 @@ static void test_a_reader_that_sleeps(void **state)
     close_tls(fd);
 }
 
+/* Many such readers cost no more than one: one time for all of them. What they have is no whole, so they are reset. */
+enum { SLEEPERS = 16 };
+
+static void test_many_readers_that_sleep(void **state)
+{
+    (void)state;
+    int fd[SLEEPERS][2];
+    struct keys keys = tls12_keys();
+    for (int i = 0; i < SLEEPERS; i++)
+        small_tcp_pair(fd[i]);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        /* One after the other they would take half a minute. */
+        alarm(15);
+        for (int i = 0; i < SLEEPERS; i++) {
+            CHILD_CHECK(close(fd[i][1]) == 0);
+            CHILD_CHECK(tls_tx_init(fd[i][0], keys.info, keys.len) == 0);
+            CHILD_CHECK(fcntl(fd[i][0], F_SETFL, O_NONBLOCK) == 0);
+            (void)fill_socket(fd[i][0], 0, 1 << 20);
+            if (i % 2)
+                CHILD_CHECK(close(fd[i][0]) == 0);
+        }
+        exit(5);
+    }
+    for (int i = 0; i < SLEEPERS; i++)
+        assert_ok(close(fd[i][0]));
+    assert_exited(wait_child(child), 5);
+    for (int i = 0; i < SLEEPERS; i++) {
+        wait_for(fd[i][1], POLLERR);
+        assert_ok(close(fd[i][1]));
+    }
+}
+
+/* A child waits for nothing of its parent's, however it ends; only for what it has sent itself. */
+static void test_a_child_beside_a_full_queue(void **state)
+{
+    (void)state;
+    static const struct ending ways[] = {
+        {"_exit", by_underscore_exit, 3}, {"exit", by_exit, 3}, {"quick_exit", by_quick_exit, 3},
+        {"close and _exit", by_close, 3}, {"execl", by_exec, 3},
+    };
+    struct keys keys = tls12_keys();
+    struct receiver receiver;
+    int fd[2], ready[2];
+    small_tcp_pair(fd);
+    assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
+    assert_ok(fcntl(fd[0], F_SETFL, O_NONBLOCK));
+    uint64_t sent = fill_socket(fd[0], 0, 1 << 20);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            ways[i].end(fd[0]);
+            CHILD_CHECK(!"still there");
+        }
+        /* Before anything is read: the parent's queue is as full as it was. */
+        assert_exited(wait_child(child), 3);
+        assert_fails(send(fd[0], "x", 1, MSG_DONTWAIT), EAGAIN);
+    }
+    /* The reader gets all of the parent's, and of a child that has sent something itself. */
+    assert_ok(pipe(ready));
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        CHILD_CHECK(fcntl(fd[0], F_SETFL, 0) == 0);
+        CHILD_CHECK(write(ready[1], "", 1) == 1);
+        CHILD_CHECK(send(fd[0], pattern(sent, 300), 300, 0) == 300);
+        _exit(3);
+    }
+    char byte;
+    assert_returns(read(ready[0], &byte, 1), 1);
+    receiver_init(&receiver, fd[1], &keys);
+    expect_bytes(&receiver, sent + 300);
+    assert_exited(wait_child(child), 3);
+    assert_ok(close(ready[0]));
+    assert_ok(close(ready[1]));
+    close_tls(fd);
+}
+
 /* TX-58: SO_LINGER with no time resets, also while records are queued: by whatever takes the last number away. */
 enum last { CLOSED, REPLACED, EXITED };
 
@@ -282,7 +362,7 @@ static void reset_a_reader(int fd, enum last how, int go)
     alarm(30);
     CHILD_CHECK(tls_tx_init(fd, keys.info, keys.len) == 0);
     CHILD_CHECK(fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
-    (void)fill_socket(fd, 0, 5000);
+    (void)fill_socket(fd, 0, 1 << 20);
     CHILD_CHECK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger) == 0);
     if (how == EXITED)
         _exit(0);
@@ -400,7 +480,8 @@ int main(void)
         cmocka_unit_test(test_a_pending_record),     cmocka_unit_test(test_a_full_socket),
         cmocka_unit_test(test_a_handler_of_atexit_sends), cmocka_unit_test(test_daemon),
         cmocka_unit_test(test_a_reader_that_sleeps), cmocka_unit_test(test_a_fault_in_send),
-        cmocka_unit_test(test_tx58_resets),
+        cmocka_unit_test(test_tx58_resets), cmocka_unit_test(test_many_readers_that_sleep),
+        cmocka_unit_test(test_a_child_beside_a_full_queue),
         cmocka_unit_test(test_exit_interrupts_a_send),
     };
     return RUN_PRELOADED("test_exit", tests);

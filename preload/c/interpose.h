@@ -284,6 +284,8 @@ bool uktls_preload_had_connections(void);
 bool uktls_preload_has_connections(void);
 /* Every accepted byte goes out; at most for the linger time. */
 void uktls_preload_drain(void);
+/* The same, where the process may go on. */
+void uktls_preload_drain_for_a_child(void);
 /* Asked in a signal handler every so many milliseconds of that: whether it never ends. */
 bool uktls_preload_drain_stalled(unsigned period_ms);
 /* As above; what must not be inherited closes itself on exec. */

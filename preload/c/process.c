@@ -62,7 +62,7 @@ void _Exit(int status)
 /* The parent ends in it, by a hidden _exit. */
 int daemon(int no_chdir, int no_close)
 {
-    uktls_preload_drain();
+    uktls_preload_drain_for_a_child();
     return NEXT(daemon)(no_chdir, no_close);
 }
 

@@ -6,7 +6,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use uktls::capi::guard::{guard, guard_infallible};
-use uktls::registry::Clone;
+use uktls::registry::{Clone, Deadline};
 use uktls::sys::{family, in_flight, streams};
 use uktls::{fork, registry, stats};
 
@@ -151,6 +151,14 @@ pub extern "C" fn uktls_preload_drain() {
     }
 }
 
+/// As [`uktls_preload_drain`], where the process may go on.
+#[unsafe(no_mangle)]
+pub extern "C" fn uktls_preload_drain_for_a_child() {
+    if uktls_preload_had_connections() {
+        guard_infallible((), fork::may_end);
+    }
+}
+
 /// Asked every `period_ms` in a signal handler while [`uktls_preload_drain`] runs: whether it never ends.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_drain_stalled(period_ms: c_uint) -> bool {
@@ -170,7 +178,7 @@ pub extern "C" fn uktls_preload_before_exec() {
     let ours = || registry::numbers().filter(|fd| registry::is_same(*fd));
     guard_infallible((), || ours().for_each(close_on_exec));
     if !uktls_preload_in_vfork() {
-        guard_infallible((), registry::drain_all);
+        guard_infallible((), || registry::drain_all(Deadline::OfProgram));
         guard_infallible((), registry::unpublish);
     }
 }

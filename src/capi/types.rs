@@ -64,7 +64,7 @@ pub struct uktls_config {
     pub threads: u32,
     /// Accepted and not yet transmitted bytes of one connection at which a send waits; 0: 1 MiB.
     pub tx_queue: usize,
-    /// Milliseconds for which the exit of the process waits for a reader that takes nothing;
+    /// Milliseconds for which the end of the process waits for its readers, all together;
     /// 0: 60000.
     pub linger_ms: u32,
     /// `UKTLS_ENGINE_FALLBACK_*`. This and what else is about an accelerator counts for the first connection of the process only.

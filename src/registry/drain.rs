@@ -16,21 +16,87 @@ use super::{LINGERING, config, world};
 use crate::error::Error;
 use crate::sync::try_lock;
 use crate::sys::{fork_guard, net};
-use crate::tx::Connection;
+use crate::tx::{Connection, Drain};
 
-/// Waits until every connection's accepted bytes are with the kernel. Gives up on a reader that has
-/// taken nothing for the linger time.
-pub fn drain_all() {
-    let deadline = Instant::now() + PATIENCE;
-    let linger = config().linger;
-    let longest = (linger + 2 * PATIENCE).as_millis();
+/// Waits until every connection's accepted bytes are with the kernel, of all at once, and until `deadline`. What readers have
+/// not taken by then is lost: those connections are reset when the process lets go of them, so that no peer takes what
+/// it has got for the whole.
+pub fn drain_all(deadline: Deadline) {
+    let locks = Instant::now() + PATIENCE;
+    let deadline = deadline.instant();
+    let longest = (3 * PATIENCE).as_millis();
     LONGEST_STEP_MS.store(longest.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-    for_each_unsent(deadline, |connection| {
-        // What fails now has nobody left to tell.
-        let _ = connection.drain();
+    let (mut before, mut nap) = (u64::MAX, SHORTEST_NAP);
+    loop {
+        let (mut left, mut first) = (0, None);
+        for_each_unsent(locks, |connection| {
+            // What fails now has nobody left to tell.
+            if connection.drain() == Ok(Drain::Pending) {
+                left += connection.unsent();
+                first.get_or_insert_with(|| Arc::clone(connection));
+            }
+        });
+        let Some(first) = first else {
+            return;
+        };
+        let rest = deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() {
+            break;
+        }
+        nap = match left < before {
+            true => SHORTEST_NAP,
+            false => (2 * nap).min(LONGEST_NAP),
+        };
+        before = left;
+        // The worker transmits by the others meanwhile, and the next round does if there is no worker.
+        let _ = first.flush(Some(nap.min(rest)));
+    }
+    for_each_unsent(locks, |connection| {
+        if connection.is_last() {
+            net::reset_at_close(connection.fd());
+        }
     });
-    for_each_unsent(deadline, |connection| drain_one(connection, linger));
 }
+
+/// Until when the bytes of a process that ends, or of its program, are waited for.
+#[derive(Clone, Copy, Debug)]
+pub enum Deadline {
+    /// The process ends: one deadline, however many times the end comes by (handlers of `atexit`, then `_exit`).
+    OfProcess,
+    /// It may go on, as another program.
+    OfProgram,
+}
+
+impl Deadline {
+    fn instant(self) -> Instant {
+        let linger = config().linger;
+        let rest = match self {
+            Deadline::OfProgram => linger,
+            Deadline::OfProcess => {
+                let now = monotonic();
+                let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                let ends = ms(now + linger).max(1);
+                let (success, failure) = (Ordering::Relaxed, Ordering::Relaxed);
+                let first = ENDS_AT_MS.compare_exchange(0, ends, success, failure);
+                Duration::from_millis(first.err().unwrap_or(ends)).saturating_sub(now)
+            }
+        };
+        Instant::now() + rest
+    }
+}
+
+fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}
+
+/// A forked child has an end of its own.
+pub(super) fn reset_in_child() {
+    ENDS_AT_MS.store(0, Ordering::Relaxed);
+}
+
+/// When the end of the process stops waiting; 0 before it begins.
+static ENDS_AT_MS: AtomicU64 = AtomicU64::new(0);
 
 /// Waits until the bytes of one connection are with the kernel.
 pub(super) fn drain_one(connection: &Arc<Connection>, linger: Duration) {
@@ -70,8 +136,8 @@ static LONGEST_STEP_MS: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Every connection of this process signs off; `drain` is called for those that have something to send,
 /// the lingering ones too.
 /// Locks are waited for until `deadline`.
-fn for_each_unsent(deadline: Instant, drain: impl Fn(&Arc<Connection>)) {
-    let each = |connection: &Arc<Connection>| {
+fn for_each_unsent(deadline: Instant, mut drain: impl FnMut(&Arc<Connection>)) {
+    let mut each = |connection: &Arc<Connection>| {
         STEPS.fetch_add(1, Ordering::Relaxed);
         connection.leave();
         // TX-58: the end of the process closes the socket, and that resets it.
@@ -110,3 +176,7 @@ fn lingering_until(deadline: Instant) -> Option<MutexGuard<'static, Vec<Weak<Con
 
 /// How long the locks that others hold are waited for. None is held across a sleep, so it is long.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the drain sleeps between two looks at all connections, while nothing moves at most.
+const SHORTEST_NAP: Duration = Duration::from_millis(1);
+const LONGEST_NAP: Duration = Duration::from_millis(100);

@@ -43,7 +43,7 @@ use numbers::{Inner, Numbers, OfSocket};
 use world::Process as World;
 
 pub use closing::close;
-pub use drain::{drain_all, stalled};
+pub use drain::{Deadline, drain_all, stalled};
 pub use duplicates::{came, came_over, came_unnoticed, duplicate, fresh, passed, replace, signed};
 pub(crate) use family::{adopt_in_child, after_fork, has_forked, share_all, share_none};
 pub use family::{before_exec, before_fork, before_spawn, forget_sole, look_at_inherited};
@@ -260,6 +260,7 @@ pub fn configure(change: impl FnOnce(&mut Config)) -> Result<()> {
 pub(crate) fn reset_in_child() {
     // Their descriptors are closed here; their connections belong to the parent.
     PROCESS.store(None);
+    drain::reset_in_child();
     survivors::reset_in_child();
 }
 

@@ -501,6 +501,14 @@ pub fn resets(fd: RawFd) -> bool {
     linger(fd).is_some_and(|linger| linger.is_zero())
 }
 
+/// Makes the last `close` of the socket reset the connection.
+pub fn reset_at_close(fd: RawFd) {
+    if let Ok(fd) = borrow(fd) {
+        // Fails for a closed socket only.
+        let _ = sockopt::set_socket_linger(fd, Some(Duration::ZERO));
+    }
+}
+
 /// Makes `close` return at once: a worker that closes for the program must not sleep in it.
 pub fn clear_linger(fd: &Kept) {
     // Fails for a closed socket only; there is nothing to linger for then.

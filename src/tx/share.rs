@@ -114,7 +114,10 @@ impl Connection {
         let suite = (sender.sealer.version(), sender.sealer.cipher());
         // Nothing can fail after this line. Whoever gets one of our two locks from now on finds the
         // connection shared.
-        let _ = self.joint.set(Box::new(Joint::new(memory, suite)));
+        let joint = Joint::new(memory, suite);
+        let accepted = self.counts.accepted.load(Ordering::Relaxed);
+        joint.own_end.store(accepted, Ordering::Relaxed);
+        let _ = self.joint.set(Box::new(joint));
         STATS.tx_records.add(records);
         STATS.tx_bytes.add(plain);
         writer.clear();
@@ -142,6 +145,12 @@ impl Connection {
     /// Whether something is accepted that the kernel does not have, as far as this process knows.
     pub fn has_unsent(&self) -> bool {
         self.pending() > 0 || !self.is_drained()
+    }
+
+    /// Wire bytes that the kernel does not have.
+    pub fn unsent(&self) -> u64 {
+        // Acquire: as in `is_drained`.
+        self.counts().queued.load(Ordering::Acquire)
     }
 
     /// Whether the locks can be had before `deadline`. They cannot if this very thread has them, in a

@@ -55,6 +55,8 @@ pub(super) struct Joint {
     sealer: Mutex<Option<(u64, Arc<RecordSealer>)>>,
     /// How this process has signed off: `MEMBER`, `LEFT`, `LAST`.
     pub left: AtomicU32,
+    /// Where in the stream's plaintext the last byte that this process has sent ends.
+    pub own_end: AtomicU64,
 }
 
 /// What is read without the lock.
@@ -159,7 +161,15 @@ impl Joint {
             suite,
             sealer: Mutex::new(None),
             left: AtomicU32::new(MEMBER),
+            own_end: AtomicU64::new(0),
         }
+    }
+
+    /// Whether the kernel has every byte that this process has sent.
+    pub(super) fn own_is_out(&self) -> bool {
+        // Acquire: pairs with the Release in `account`.
+        let handed = self.memory.counts.handed.load(Ordering::Acquire);
+        handed >= self.own_end.load(Ordering::Relaxed)
     }
 }
 
@@ -297,7 +307,10 @@ impl Locked<'_> {
         });
         // Release: pairs with the Acquire in `pending`.
         let accepted = &self.head().counts.accepted;
-        accepted.fetch_add(len as u64, Ordering::Release);
+        let before = accepted.fetch_add(len as u64, Ordering::Release);
+        // Relaxed: written under the lock; looked at by this process when its last call is over.
+        let own_end = &self.joint.own_end;
+        own_end.store(before + len as u64, Ordering::Relaxed);
         step();
     }
 

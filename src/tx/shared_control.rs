@@ -38,6 +38,8 @@ impl Connection {
         match outcome {
             Outcome::Failed(_) => self.check().map(|()| Drain::Done),
             Outcome::Drained(_) if sealed => Ok(Drain::Done),
+            // The rest is the business of those that go on.
+            _ if !seals && joint.own_is_out() => Ok(Drain::Done),
             _ => Ok(Drain::Pending),
         }
     }
