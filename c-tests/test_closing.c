@@ -2,6 +2,7 @@
  * Keys that change and sockets that close while records are on their way. */
 #include "harness.h"
 
+#include <sys/epoll.h>
 #include <time.h>
 
 static int64_t now_ms(void)
@@ -229,6 +230,87 @@ static void test_tx58_linger(void **state)
     close(fd[1]);
 }
 
+static int count_descriptors(void)
+{
+    int n = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
+}
+
+/* TX-57: what is closed lives on without a descriptor of the program's and out of its epoll sets, keeps nothing else of the
+ * program's open, and arrives. */
+static void test_tx57_orphans(void **state)
+{
+    (void)state;
+    enum { ORPHANS = 20 };
+    struct keys keys = tls13_keys();
+    struct receiver r[ORPHANS];
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP};
+    int fd[ORPHANS][2], ends[2], before = 0, set = epoll_create1(EPOLL_CLOEXEC);
+    uint64_t sent[ORPHANS];
+    char byte;
+    assert_true(set >= 0);
+    for (int i = 0; i < ORPHANS; i++) {
+        small_tls_pair(fd[i], &keys, &r[i]);
+        sent[i] = fill_socket(fd[i][0], 0, 1 << 20);
+        assert_ok(epoll_ctl(set, EPOLL_CTL_ADD, fd[i][0], &event));
+    }
+    assert_ok(pipe(ends));
+    for (int i = 0; i < ORPHANS; i++) {
+        assert_ok(uktls_close(fd[i][0]));
+        /* The first may make something for all of them. */
+        if (i == 0)
+            before = count_descriptors();
+        else
+            assert_int_equal(count_descriptors(), before - i);
+        assert_ok(shutdown(fd[i][1], SHUT_WR));
+    }
+    assert_returns(epoll_wait(set, &event, 1, 100), 0);
+    assert_ok(close(ends[1]));
+    assert_returns(read(ends[0], &byte, 1), 0);
+    assert_ok(close(ends[0]));
+    for (int i = 0; i < ORPHANS; i++)
+        expect_bytes(&r[i], sent[i]);
+    expect_no_connections();
+    for (int i = 0; i < ORPHANS; i++)
+        assert_ok(close(fd[i][1]));
+    assert_ok(close(set));
+}
+
+/* More records than one system call takes, to a reader that then takes them all at once. */
+static void test_tx57_many_records(void **state)
+{
+    (void)state;
+    struct keys keys = tls13_keys();
+    struct receiver r;
+    int fd[2], large = 1 << 20;
+    small_tls_pair(fd, &keys, &r);
+    uint64_t sent = fill_socket(fd[0], 0, 10000);
+    /* Room for all that is queued, when the reader makes some. */
+    assert_ok(setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &large, sizeof large));
+    assert_ok(uktls_close(fd[0]));
+    expect_bytes(&r, sent);
+    expect_end(&r);
+    assert_ok(close(fd[1]));
+}
+
+/* Not for ever: a reader that takes nothing is reset. */
+static void test_tx57_orphans_end(void **state)
+{
+    (void)state;
+    struct keys keys = tls13_keys();
+    struct receiver r;
+    struct uktls_config config = {.size = sizeof config, .linger_ms = 200};
+    int fd[2];
+    assert_ok(uktls_configure(&config));
+    small_tls_pair(fd, &keys, &r);
+    fill_socket(fd[0], 0, 1 << 20);
+    assert_ok(uktls_close(fd[0]));
+    wait_for(fd[1], POLLERR);
+    assert_ok(close(fd[1]));
+}
+
 /* TX-59: a signal that is pending at close makes it drop nothing. */
 static void test_tx59_signal_at_close(void **state)
 {
@@ -308,7 +390,8 @@ int main(void)
         cmocka_unit_test(test_ci10_rekey_waits),       cmocka_unit_test(test_as21_old_keys_live_on),
         cmocka_unit_test(test_tx56_second_descriptor), cmocka_unit_test(test_tx58_linger),
         cmocka_unit_test(test_tx59_signal_at_close),   cmocka_unit_test(test_shutdown_beside_a_blocked_send),
-        cmocka_unit_test(test_mt3_waiting_sender_is_interrupted),
+        cmocka_unit_test(test_mt3_waiting_sender_is_interrupted), cmocka_unit_test(test_tx57_orphans), cmocka_unit_test(test_tx57_many_records),
+        cmocka_unit_test(test_tx57_orphans_end),
     };
     return RUN_ENGINES("closing", tests);
 }

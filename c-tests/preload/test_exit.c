@@ -4,7 +4,10 @@
  */
 #include "preload.h"
 
+#include <arpa/inet.h>
 #include <spawn.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <time.h>
 
@@ -272,7 +275,7 @@ static void test_a_reader_that_sleeps(void **state)
 }
 
 /* Many such readers cost no more than one: one time for all of them. What they have is no whole, so they are reset. */
-enum { SLEEPERS = 16 };
+enum { SLEEPERS = 16, READERS = 100 };
 
 static void test_many_readers_that_sleep(void **state)
 {
@@ -320,11 +323,12 @@ static void test_a_child_beside_a_full_queue(void **state)
     assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
     assert_ok(fcntl(fd[0], F_SETFL, O_NONBLOCK));
     uint64_t sent = fill_socket(fd[0], 0, 1 << 20);
-    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    /* So many that waiting for each would take longer than the test may. */
+    for (size_t i = 0; i < 6 * (sizeof ways / sizeof *ways); i++) {
         pid_t child = fork();
         assert_true(child >= 0);
         if (child == 0) {
-            ways[i].end(fd[0]);
+            ways[i % (sizeof ways / sizeof *ways)].end(fd[0]);
             CHILD_CHECK(!"still there");
         }
         /* Before anything is read: the parent's queue is as full as it was. */
@@ -349,6 +353,78 @@ static void test_a_child_beside_a_full_queue(void **state)
     assert_ok(close(ready[0]));
     assert_ok(close(ready[1]));
     close_tls(fd);
+}
+
+/* More closed readers than there are descriptors: the program goes on. */
+static int readers[READERS];
+
+static int closes_many_readers(void *argument)
+{
+    int *fd = argument;
+    struct keys keys = tls12_keys();
+    struct rlimit limit = {64, 64};
+    for (int i = 0; i < READERS; i++)
+        CHILD_CHECK(close(readers[i]) == 0);
+    CHILD_CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    for (int i = 0; i < READERS; i++) {
+        int other = accept(fd[0], NULL, NULL), size = 16384;
+        CHILD_CHECK(other >= 0);
+        CHILD_CHECK(setsockopt(other, SOL_SOCKET, SO_SNDBUF, &size, sizeof size) == 0);
+        CHILD_CHECK(tls_tx_init(other, keys.info, keys.len) == 0);
+        CHILD_CHECK(fcntl(other, F_SETFL, O_NONBLOCK) == 0);
+        (void)fill_socket(other, 0, 1 << 20);
+        CHILD_CHECK(close(other) == 0);
+    }
+    return 7;
+}
+
+static void test_many_closed_readers(void **state)
+{
+    (void)state;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t len = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), size = 16384;
+    assert_ok(bind(listener, (void *)&at, sizeof at));
+    assert_ok(listen(listener, READERS));
+    assert_ok(getsockname(listener, (void *)&at, &len));
+    for (int i = 0; i < READERS; i++) {
+        readers[i] = socket(AF_INET, SOCK_STREAM, 0);
+        assert_ok(setsockopt(readers[i], SOL_SOCKET, SO_RCVBUF, &size, sizeof size));
+        assert_ok(connect(readers[i], (void *)&at, sizeof at));
+    }
+    assert_exited(in_child(closes_many_readers, &listener), 7);
+    /* The child has ended without having sent it all: no reader takes that for the end of the stream. */
+    for (int i = 0; i < READERS; i++) {
+        wait_for(readers[i], POLLERR);
+        assert_ok(close(readers[i]));
+    }
+    assert_ok(close(listener));
+}
+
+/* dup2 over a socket takes it out of the epoll sets, too, also while records are queued. */
+static void test_replaced_in_an_epoll_set(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    struct receiver receiver;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP};
+    int fd[2], ends[2], set = epoll_create1(EPOLL_CLOEXEC);
+    small_tcp_pair(fd);
+    assert_ok(pipe(ends));
+    assert_ok(tls_tx_init(fd[0], keys.info, keys.len));
+    assert_ok(fcntl(fd[0], F_SETFL, O_NONBLOCK));
+    uint64_t sent = fill_socket(fd[0], 0, 1 << 20);
+    assert_ok(epoll_ctl(set, EPOLL_CTL_ADD, fd[0], &event));
+    assert_int_equal(dup2(ends[0], fd[0]), fd[0]);
+    assert_ok(shutdown(fd[1], SHUT_WR));
+    assert_returns(epoll_wait(set, &event, 1, 100), 0);
+    receiver_init(&receiver, fd[1], &keys);
+    expect_bytes(&receiver, sent);
+    for (int i = 0; i < 2; i++) {
+        assert_ok(close(fd[i]));
+        assert_ok(close(ends[i]));
+    }
+    assert_ok(close(set));
 }
 
 /* TX-58: SO_LINGER with no time resets, also while records are queued: by whatever takes the last number away. */
@@ -481,7 +557,8 @@ int main(void)
         cmocka_unit_test(test_a_handler_of_atexit_sends), cmocka_unit_test(test_daemon),
         cmocka_unit_test(test_a_reader_that_sleeps), cmocka_unit_test(test_a_fault_in_send),
         cmocka_unit_test(test_tx58_resets), cmocka_unit_test(test_many_readers_that_sleep),
-        cmocka_unit_test(test_a_child_beside_a_full_queue),
+        cmocka_unit_test(test_a_child_beside_a_full_queue), cmocka_unit_test(test_many_closed_readers),
+        cmocka_unit_test(test_replaced_in_an_epoll_set),
         cmocka_unit_test(test_exit_interrupts_a_send),
     };
     return RUN_PRELOADED("test_exit", tests);

@@ -110,6 +110,10 @@ static const struct refused calls[] = {
     {"waitid", SYS_waitid, ANY, 0},
     {"kill", SYS_kill, ANY, 0},
     {"socketpair", SYS_socketpair, ANY, 0},
+    {"recvmsg", SYS_recvmsg, ANY, 0},
+    {"setsockopt SO_LINGER", SYS_setsockopt, 2, SO_LINGER},
+    {"unshare", SYS_unshare, ANY, 0},
+    {"close_range", SYS_close_range, ANY, 0},
 };
 enum { CALLS = sizeof calls / sizeof *calls };
 

@@ -9,12 +9,12 @@ use super::drain::drain_one;
 use super::numbers::{Change, Left, OfSocket};
 use super::survivors::Watch;
 use super::world::{self, Process};
-use super::{NUMBERS, Socket, config, entry, is_ours, remember_lingering, twins};
+use super::{NUMBERS, ORPHANAGE, Socket, config, entry, is_ours, remember_lingering, twins};
 use crate::error::{Error, Result};
 use crate::sys::fork_guard;
 use crate::sys::kept::Kept;
-use crate::sys::net;
-use crate::sys::streams;
+use crate::sys::{marks, net, streams};
+use crate::worker::orphans::Orphanage;
 
 /// Closes `fd` at once or behind the last record.
 ///
@@ -91,7 +91,10 @@ fn close_last(
                 change.freed_but_for(left, other);
                 return closed;
             }
-            hand_over(connection, resets, || net::duplicate(fd));
+            if !resets && connection.is_last() {
+                leave_epoll_sets(fd);
+            }
+            hand_over(connection, resets, fd, || net::duplicate(fd));
         }
         let closed = net::close(fd);
         change.freed(Some(left));
@@ -147,20 +150,33 @@ pub(super) fn end(socket: &Arc<Socket>, kept: Option<Kept>) {
         {
             let _ = connection.flush(Some(linger));
         }
-        let resets = kept
-            .as_ref()
-            .is_some_and(|kept| net::resets(kept.as_raw_fd()));
-        hand_over(connection, resets, || kept.take().ok_or(Errno::BADF));
+        let fd = kept.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        hand_over(connection, net::resets(fd), fd, || {
+            kept.take().ok_or(Errno::BADF)
+        });
     }
 }
 
-/// What is queued goes out in the background, by a descriptor that the library has alone; or nowhere, if the
-/// socket `resets`.
+/// The socket `fd` leaves the program's epoll sets, as it does by a close that is the last: it lives on, and with it would
+/// what the program has said of it, with data that the program may have freed by then.
+pub(super) fn leave_epoll_sets(fd: RawFd) {
+    twins::for_each_open_below(marks::NUMBERS, |set| net::leave_epoll(set, fd));
+}
+
+/// What is queued on the socket of `fd` goes out in the background; or nowhere, if it `resets`. Another thread's call, and
+/// other processes, still need the connection: then by a descriptor that the library has alone.
 fn hand_over(
     connection: &Arc<crate::tx::Connection>,
     resets: bool,
+    fd: RawFd,
     descriptor: impl FnOnce() -> core::result::Result<Kept, Errno>,
 ) {
+    let adopts = |orphanage: Arc<Orphanage>| {
+        orphanage.adopt(fd, config().linger, || connection.take_remains())
+    };
+    if !resets && connection.at_rest().is_none() && orphanage().is_some_and(adopts) {
+        return;
+    }
     let taken_over = connection.close(resets, || {
         let socket = descriptor()?;
         if !resets {
@@ -175,4 +191,13 @@ fn hand_over(
         // the reader takes anything.
         Err(_) => drain_one(connection, config().linger),
     }
+}
+
+fn orphanage() -> Option<Arc<Orphanage>> {
+    if ORPHANAGE.load().is_none() && !fork_guard::is_child_of_vfork() {
+        let new = Orphanage::new().ok().map(Arc::new)?;
+        // Of two threads' at once one stays.
+        ORPHANAGE.compare_and_swap(&None::<Arc<Orphanage>>, Some(new));
+    }
+    ORPHANAGE.load_full()
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{LINGERING, config, world};
+use super::{LINGERING, ORPHANAGE, config, world};
 use crate::error::Error;
 use crate::sync::try_lock;
 use crate::sys::{fork_guard, net};
@@ -28,6 +28,7 @@ pub fn drain_all(deadline: Deadline) {
     LONGEST_STEP_MS.store(longest.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     let (mut before, mut nap) = (u64::MAX, SHORTEST_NAP);
     loop {
+        STEPS.fetch_add(1, Ordering::Relaxed);
         let (mut left, mut first) = (0, None);
         for_each_unsent(locks, |connection| {
             // What fails now has nobody left to tell.
@@ -36,9 +37,11 @@ pub fn drain_all(deadline: Deadline) {
                 first.get_or_insert_with(|| Arc::clone(connection));
             }
         });
-        let Some(first) = first else {
+        let orphanage = ORPHANAGE.load_full();
+        left += orphanage.as_ref().map_or(0, |orphanage| orphanage.unsent());
+        if left == 0 && first.is_none() {
             return;
-        };
+        }
         let rest = deadline.saturating_duration_since(Instant::now());
         if rest.is_zero() {
             break;
@@ -49,7 +52,11 @@ pub fn drain_all(deadline: Deadline) {
         };
         before = left;
         // The worker transmits by the others meanwhile, and the next round does if there is no worker.
-        let _ = first.flush(Some(nap.min(rest)));
+        match (first, orphanage) {
+            (Some(first), _) => drop(first.flush(Some(nap.min(rest)))),
+            (None, Some(orphanage)) => orphanage.wait(nap.min(rest)),
+            (None, None) => {}
+        }
     }
     for_each_unsent(locks, |connection| {
         if connection.is_last() {

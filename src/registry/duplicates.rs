@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::closing::end;
+use super::closing::{end, leave_epoll_sets};
 use super::drain::drain_one;
 use super::family::remember_highest;
 use super::keys::Kernel;
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::sys::identity::{self, Identity};
 use crate::sys::kept::Kept;
 use crate::sys::{family, marks, net, streams};
+use crate::tx::Drain;
 
 /// `dup(2)` of the TLS socket `old`, or `fcntl(F_DUPFD)` with the `least` number that it may get. The duplicate closes
 /// itself on `exec`, as the next program would not have the keys.
@@ -133,12 +134,19 @@ impl Drop for Streams {
 /// that.
 fn keep(fd: RawFd) -> Option<Kept> {
     let kept = net::duplicate(fd).ok();
-    if kept.is_none()
-        && let Ok(found) = NUMBERS.find(fd)
-        && let Some(connection) = found.as_ref().and_then(|socket| socket.tx())
-    {
-        // No descriptor left: wait here instead, for as long as the reader takes anything.
-        drain_one(connection, config().linger);
+    let found = NUMBERS.find(fd);
+    let socket = found.as_ref().ok().and_then(|found| found.as_ref());
+    if let Some(connection) = socket.and_then(|socket| socket.tx()) {
+        if kept.is_none() {
+            // No descriptor left: wait here instead, for as long as the reader takes anything.
+            drain_one(connection, config().linger);
+        } else if connection.is_last()
+            && !NUMBERS.has_others(fd)
+            && connection.drain() == Ok(Drain::Pending)
+        {
+            // While the number still is the socket's.
+            leave_epoll_sets(fd);
+        }
     }
     kept
 }

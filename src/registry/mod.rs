@@ -38,6 +38,7 @@ use crate::sys::signals::Blocked;
 use crate::sys::{family as processes, fork_guard, identity, marks, net};
 use crate::tx::{Connection, Shared};
 use crate::worker::Worker;
+use crate::worker::orphans::Orphanage;
 
 use numbers::{Inner, Numbers, OfSocket};
 use world::Process as World;
@@ -260,6 +261,13 @@ pub fn configure(change: impl FnOnce(&mut Config)) -> Result<()> {
 pub(crate) fn reset_in_child() {
     // Their descriptors are closed here; their connections belong to the parent.
     PROCESS.store(None);
+    if let Some(orphanage) = ORPHANAGE.swap(None) {
+        // What its parent has may be the same table.
+        if !tables::are_apart() {
+            orphanage.abandon();
+        }
+        core::mem::forget(orphanage);
+    }
     drain::reset_in_child();
     survivors::reset_in_child();
 }
@@ -374,4 +382,6 @@ static FIRST: Mutex<()> = Mutex::new(());
 /// Closed by the program, not yet drained; each keeps itself alive.
 static LINGERING: Mutex<Vec<Weak<Connection>>> = Mutex::new(Vec::new());
 static CONFIG: ArcSwapOption<Config> = ArcSwapOption::const_empty();
+/// Made by the first close that leaves something behind.
+static ORPHANAGE: ArcSwapOption<Orphanage> = ArcSwapOption::const_empty();
 static PROCESS: ArcSwapOption<Process> = ArcSwapOption::const_empty();

@@ -32,6 +32,12 @@ impl Kept {
             .map(Kept::mark)
     }
 
+    /// Closes it, in a forked child that leaks what has it.
+    pub fn abandon(&self) {
+        let _ = super::net::close(self.as_raw_fd());
+        marks::set(self.as_raw_fd(), 0);
+    }
+
     fn mark(fd: OwnedFd) -> Kept {
         marks::set(fd.as_raw_fd(), marks::OWN);
         Kept(ManuallyDrop::new(fd))

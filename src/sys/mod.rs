@@ -17,6 +17,7 @@ mod libcrypto;
 pub mod marks;
 pub mod members;
 pub mod net;
+pub mod own_table;
 pub mod page;
 pub mod pages;
 pub mod plain;

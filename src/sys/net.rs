@@ -509,6 +509,21 @@ pub fn reset_at_close(fd: RawFd) {
     }
 }
 
+/// Makes `close` an ordinary one.
+pub fn linger_not(fd: RawFd) {
+    if let Ok(fd) = borrow(fd) {
+        // Fails for a closed socket only.
+        let _ = sockopt::set_socket_linger(fd, None);
+    }
+}
+
+/// Takes `fd` out of the epoll set `set`. Nothing happens if it is not in it, or that is no epoll set.
+pub fn leave_epoll(set: RawFd, fd: RawFd) {
+    if let (Ok(set), Ok(fd)) = (borrow(set), borrow(fd)) {
+        let _ = rustix::event::epoll::delete(set, fd);
+    }
+}
+
 /// Makes `close` return at once: a worker that closes for the program must not sleep in it.
 pub fn clear_linger(fd: &Kept) {
     // Fails for a closed socket only; there is nothing to linger for then.

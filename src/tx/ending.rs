@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::ready_list::{Head, ReadyList};
+use super::share::PATIENCE;
 use super::transmit::By;
-use super::writer::Outcome;
+use super::writer::{Outcome, Segment, Writer};
 use super::{BROKEN, CLOSING, Connection, RESETS, SHUTDOWN};
 use crate::error::{Error, Result};
 use crate::sync::turn::TurnGuard;
 use crate::sync::{Woken, lock};
 use crate::sys::kept::Kept;
+use crate::sys::net::Sys;
 
 /// How far a connection is on its way to having nothing left to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +154,35 @@ impl Connection {
         Ok(false)
     }
 
+    /// What a connection that is about to be closed has queued, sealed, for somebody else to send; nothing is done
+    /// with it here any more. `None`, and nothing has changed: it is empty, a call is at work, other processes have the
+    /// connection too, or its engine takes too long.
+    pub fn take_remains(self: &Arc<Self>) -> Option<Remains> {
+        let _rest = self.without_calls()?;
+        let mut sender = self.private()?;
+        self.publish(&mut sender);
+        if sender.open.is_some() || self.is(BROKEN) {
+            return None;
+        }
+        self.wait_for_seals(Instant::now() + PATIENCE).ok()?;
+        let mut writer = self.wait_for_writer();
+        writer.take_all(&self.list);
+        if writer.bytes() == 0 || self.list.head() != Head::Empty {
+            return None;
+        }
+        self.set(BROKEN);
+        self.renumber(-1);
+        let remains = Remains {
+            sys: self.shared.sys,
+            writer: core::mem::take(&mut *writer),
+            none: ReadyList::new(),
+        };
+        drop((writer, sender));
+        // Those who wait until all is out.
+        self.moved.signal();
+        Some(remains)
+    }
+
     /// Writes go to the descriptor `fd` from now on, another one of the same socket.
     pub fn move_to(self: &Arc<Self>, fd: RawFd) {
         self.unwritten(|| self.renumber(fd));
@@ -249,5 +281,39 @@ impl AtRest<'_> {
         });
         // Those who wait until all is out.
         self.connection.moved.signal();
+    }
+}
+
+/// The sealed records of a connection that is closed.
+pub struct Remains {
+    sys: &'static dyn Sys,
+    writer: Writer,
+    /// No record comes after them.
+    none: ReadyList<Segment>,
+}
+
+impl Remains {
+    /// Wire bytes that the kernel does not have.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.writer.bytes() as u64
+    }
+
+    /// Hands to the kernel what it takes, by the descriptor `fd`.
+    ///
+    /// # Errors
+    /// What the connection is broken by.
+    pub fn transmit(&mut self, fd: RawFd) -> core::result::Result<Drain, Errno> {
+        // There may be more than the writer takes from a ready list, and so more than one system call's worth.
+        while self.bytes() > 0 {
+            let (outcome, moved) = self.writer.transmit(self.sys, fd, &self.none, false);
+            moved.count(By::Worker);
+            match outcome {
+                Outcome::Drained(_) => {}
+                Outcome::Refused => return Ok(Drain::Pending),
+                Outcome::Failed(errno) => return Err(errno),
+            }
+        }
+        Ok(Drain::Done)
     }
 }

@@ -74,7 +74,7 @@ use shared::Joint;
 use writer::{Segment, Writer};
 
 pub use control::Info;
-pub use ending::Drain;
+pub use ending::{Drain, Remains};
 pub use file::FileSource;
 pub use relay::Streamers;
 pub use send::SendFlags;

@@ -175,7 +175,7 @@ impl Connection {
         }
     }
 
-    fn wait_for_seals(&self, deadline: Instant) -> Result<()> {
+    pub(super) fn wait_for_seals(&self, deadline: Instant) -> Result<()> {
         loop {
             let ticket = self.moved.ticket();
             if self.list.outlook().1 == 0 {
@@ -238,7 +238,7 @@ fn free_by(deadline: Instant, mut is_free: impl FnMut() -> bool) -> bool {
 }
 
 /// How long a `fork` waits for one connection's records in flight.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Full records that the shared queue has room for. Only pages that were used cost memory.
 const RING_RECORDS: usize = 10;

@@ -9,6 +9,8 @@
 //! reader never delays another connection.
 #![forbid(unsafe_code)]
 
+pub mod orphans;
+
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
