@@ -426,7 +426,7 @@ const EVENTS: usize = 64;
 const RESERVED: usize = 8;
 /// Orphans of a process, and the wire bytes of all.
 const MOST: usize = 1024;
-const MOST_BYTES: u64 = 64 << 20;
+const MOST_BYTES: u64 = 256 << 20;
 /// An orphan lives for so many times its patience at most.
 const LONGEST: u32 = 5;
 
