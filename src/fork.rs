@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::registry::{self, Clone, Deadline};
 use crate::rx::window;
 use crate::sync::patiently;
-use crate::sys::{fork_guard, secret, streams, user_memory};
+use crate::sys::{errno, fork_guard, secret, streams, user_memory};
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
 /// linked so that it is never unloaded.
@@ -71,9 +71,9 @@ extern "C" fn before() {
     // Last: whoever sets keys holds locks of the table, and waits for this one.
     streams::hold();
     HELD.with_borrow_mut(|slot| *slot = Some(held));
-    ERRNO.set(errno());
+    ERRNO.set(errno::get());
     // In the parent it tells whether the fork has failed.
-    set_errno(0);
+    errno::set(0);
 }
 
 thread_local! {
@@ -81,22 +81,12 @@ thread_local! {
     static ERRNO: Cell<i32> = const { Cell::new(0) };
 }
 
-fn errno() -> i32 {
-    // SAFETY: the calling thread's own, for ever there.
-    unsafe { *libc::__errno_location() }
-}
-
-fn set_errno(value: i32) {
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() = value };
-}
-
 extern "C" fn in_parent() {
     // The C library calls the handlers of a failed fork as those of another. Should a handler of somebody else's have left
     // such a number, a child is taken for none: the last close of this process then sends what the child could have
     // gone on with.
     let has_failed = matches!(
-        errno(),
+        errno::get(),
         libc::EAGAIN | libc::ENOMEM | libc::ENOSYS | libc::EPERM
     );
     if has_failed {
@@ -106,7 +96,7 @@ extern "C" fn in_parent() {
             }
         });
     } else {
-        set_errno(ERRNO.get());
+        errno::set(ERRNO.get());
     }
     streams::release();
     // While no keys can be set.
@@ -116,7 +106,7 @@ extern "C" fn in_parent() {
 }
 
 extern "C" fn in_child() {
-    set_errno(ERRNO.get());
+    errno::set(ERRNO.get());
     streams::release_in_child();
     if let Some(held) = HELD.with_borrow_mut(Option::take) {
         let parent = held.3;
