@@ -40,7 +40,7 @@ STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PA
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
 	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
-	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-arm64 test-campaign test-campaign-short test-conformance conformance miri asan tsan \
+	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-arm64 test-campaign test-campaign-short test-stress test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
 
@@ -57,7 +57,7 @@ help:
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make test-walks    the same with random calls'
 	@echo 'make test-arm64  C tests on arm64 with pages of 16 KiB, in an emulated machine; fetches a kernel'
-	@echo 'make test-campaign  every way by which bytes can reach a TLS socket; a quarter of an hour'
+	@echo 'make test-campaign  every way by which bytes can reach a TLS socket, and half an hour of stress; three quarters of an hour'
 	@echo 'make lint       formatting, clippy, rustdoc, man pages, shell scripts'
 	@echo 'make bench      [ARGS=...]: benchmarks'
 	@echo 'make bench-accelerator  throughput over an accelerator, by records in flight'
@@ -231,6 +231,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-preload
 	@$(MAKE) --no-print-directory test-campaign-short
+	@$(MAKE) --no-print-directory test-stress STRESS_SECONDS=20
 	@$(MAKE) --no-print-directory test-interop
 	@$(MAKE) --no-print-directory test-selftest
 	$(STAGED) tests/programs/run.sh uktls nginx accelerator openssl python rustls
@@ -329,19 +330,26 @@ test-arm64:
 	scripts/install-deps.sh arm64
 	tests/arm64/run.sh
 
-# Every way by which bytes can reach a TLS socket, and what of them is on the wire: a quarter of an hour on two
-# cores. ARGS='--seed N' repeats a run, ARGS="--only 'write dup* before * *'" takes some of the cells.
+# Every way by which bytes can reach a TLS socket, and what of them is on the wire, a quarter of an hour on two
+# cores; and half an hour of stress. ARGS='--seed N' repeats a run, ARGS="--only 'write dup* before * *'" takes some of the cells.
 test-campaign:
 	scripts/install-deps.sh test
 	@$(MAKE) --no-print-directory stage
 	@$(MAKE) --no-print-directory -C tests/campaign check LIBDIR=$(STAGE)/lib \
 	  ARGS="--table $(CURDIR)/$(BUILD)/campaign/cells.tsv $(ARGS)"
+	@$(MAKE) --no-print-directory test-stress STRESS_SECONDS=1800 ARGS=
 
 # A sample of the cells, by a seed that is printed. Wants `make stage` first; `make test` sees to it.
 CAMPAIGN_CELLS ?= 3000
 test-campaign-short:
 	@$(MAKE) --no-print-directory -C tests/campaign check LIBDIR=$(STAGE)/lib \
 	  ARGS="--table $(CURDIR)/$(BUILD)/campaign/sample.tsv --cells $(CAMPAIGN_CELLS) $(ARGS)"
+
+# Sockets opened, used and closed as fast as it goes, beside forks and ends of processes. ARGS='--seed N' repeats the draws of a
+# run. Wants `make stage` first; `make test` sees to it.
+STRESS_SECONDS ?= 20
+test-stress:
+	@$(MAKE) --no-print-directory -C tests/stress check LIBDIR=$(STAGE)/lib ARGS="--seconds $(STRESS_SECONDS) $(ARGS)"
 
 lint: deps
 	$(CARGO) fmt --all --check

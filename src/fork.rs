@@ -23,6 +23,8 @@ use crate::sys::{errno, fork_guard, secret, streams, user_memory};
 pub fn install() {
     watch();
     INSTALLED.call_once(|| {
+        // Handlers of `atexit` run last one first: what seals the last records has to be there behind this one's.
+        crate::aead::prepare();
         // SAFETY: a plain function of this library, which is never unloaded.
         unsafe { libc::atexit(at_exit) };
     });
@@ -183,6 +185,7 @@ fn begin_child((mut table, buffers, secrets, _): Held, parent: u64) {
     registry::forget_published();
     WRITTEN.store(false, Ordering::Relaxed);
     registry::reset_in_child();
+    table.survivors.reset_in_child();
     // What a panic leaves out is refused.
     let adopt = std::panic::AssertUnwindSafe(|| registry::adopt_in_child(parent, &mut table.table));
     let adopted = std::panic::catch_unwind(adopt);

@@ -148,6 +148,43 @@ static void test_nothing_plain_beside_a_close(void **state)
     }
 }
 
+static void *opens_always(void *unused)
+{
+    (void)unused;
+    while (!atomic_load(&stops)) {
+        int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+        for (int i = 0; i < 20; i++)
+            if (fcntl(fd, F_GETFD) < 0)
+                return (void *)(intptr_t)fd;
+        if (close(fd) != 0)
+            return (void *)(intptr_t)fd;
+    }
+    return NULL;
+}
+
+/* Each number of the range is closed once: what another thread opens under one of them meanwhile is its own. */
+static void test_close_range_closes_once(void **state)
+{
+    (void)state;
+    struct keys keys = tls12_keys();
+    pthread_t opener;
+    void *lost;
+
+    atomic_store(&stops, false);
+    assert_ok(pthread_create(&opener, NULL, opens_always, NULL));
+    for (int round = 0; round < 500; round++) {
+        struct receiver receiver;
+        int fd[2];
+
+        tls_pair(fd, &keys, &receiver);
+        assert_ok(close_range((unsigned)fd[0], (unsigned)fd[0], 0));
+        assert_ok(close(fd[1]));
+    }
+    atomic_store(&stops, true);
+    assert_ok(pthread_join(opener, &lost));
+    assert_null(lost);
+}
+
 /* Nor while one TLS socket takes another's number. */
 static void test_nothing_plain_beside_a_dup(void **state)
 {
@@ -584,6 +621,7 @@ int main(void)
         cmocka_unit_test(test_closing_everything),
         cmocka_unit_test(test_closing_everything_closes_tls),
         cmocka_unit_test(test_close_range_with_cloexec_closes_nothing),
+        cmocka_unit_test(test_close_range_closes_once),
     };
     return RUN_PRELOADED("test_numbers", tests);
 }

@@ -85,19 +85,19 @@ int close_range(unsigned first, unsigned last, int flags)
     if (first <= last)
         flags &= ~CLOSE_RANGE_UNSHARE;
 
-    /* In pieces, around the descriptors of the library's own. */
+    /* In pieces, around what the library closes, and around its own descriptors. Each number is closed once: another thread may
+     * open it again meanwhile. */
     for (unsigned fd = first; closes && fd <= last && fd < MARKS; fd++) {
         uint8_t mark = mark_of((int)fd);
+        bool own = mark == MARK_OWN, watched = !(mark & (MARK_TLS | MARK_BUSY));
 
-        if (mark & (MARK_TLS | MARK_BUSY))
-            (void)uktls_preload_close((int)fd);
-        else if (mark & ~(MARK_OWN | uktls_floor()))
-            (void)close((int)fd);
-        if (mark != MARK_OWN)
+        if (!own && watched && !(mark & ~(MARK_OWN | uktls_floor())))
             continue;
         if (from < fd && NEXT(close_range)(from, fd - 1, flags) < 0)
             return -1;
         from = fd + 1;
+        if (!own)
+            (void)(watched ? close((int)fd) : uktls_preload_close((int)fd));
     }
     return from > last && from > first ? 0 : NEXT(close_range)(from, last, flags);
 }

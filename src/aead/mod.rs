@@ -32,6 +32,13 @@ use crate::record::{NONCE_LEN, NonceForm, TAG_LEN, Version};
 use crate::sys::copy::copy;
 use crate::sys::scrub;
 
+/// To be called before a handler of `atexit` is installed that may seal: what the libraries beneath install for
+/// themselves, and may not be used behind, has to run later, and is installed here.
+pub fn prepare() {
+    #[cfg(all(feature = "openssl", not(miri)))]
+    openssl::prepare();
+}
+
 pub use keys::{SecretKey, StaticIv, TrafficKeys};
 pub use sealer::{Accelerated, RecordOpener, RecordSealer};
 

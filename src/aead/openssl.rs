@@ -19,6 +19,20 @@ use super::{Aead, Cipher, SecretKey};
 use crate::error::{Error, Result};
 use crate::record::{NONCE_LEN, TAG_LEN};
 
+unsafe extern "C" {
+    // openssl-sys does not have it by itself, without libssl.
+    fn OPENSSL_init_crypto(options: u64, settings: *const c_void) -> c_int;
+}
+
+/// Has OpenSSL install its handler of `atexit`, behind which it may not be used any more.
+pub(super) fn prepare() {
+    // SAFETY: OpenSSL declares it so, and takes no settings for none.
+    unsafe { OPENSSL_init_crypto(OPENSSL_INIT_ADD_ALL_CIPHERS, null()) };
+}
+
+/// What `EVP_get_cipherbyname` asks for by itself. Nothing at all would be taken for done already, the handler too.
+const OPENSSL_INIT_ADD_ALL_CIPHERS: u64 = 4;
+
 /// The cipher with this key, if this libcrypto has it.
 pub(super) fn new(cipher: Cipher, key: &[u8]) -> Option<Box<dyn Aead>> {
     let by_name = |name: &core::ffi::CStr| {

@@ -269,11 +269,11 @@ pub(crate) fn reset_in_child() {
         core::mem::forget(orphanage);
     }
     drain::reset_in_child();
-    survivors::reset_in_child();
 }
 
 /// The table's locks, held while the process forks; signal handlers wait meanwhile.
 pub(crate) struct Held {
+    pub(crate) survivors: survivors::Held,
     _keys: MutexGuard<'static, ()>,
     pub(crate) table: MutexGuard<'static, Inner<Socket>>,
     pub(crate) lingering: MutexGuard<'static, Vec<Weak<Connection>>>,
@@ -284,6 +284,8 @@ pub(crate) struct Held {
 pub(crate) fn hold() -> Held {
     let quiet = Blocked::new();
     Held {
+        // First: a close has this one when it takes those of the table.
+        survivors: survivors::hold(),
         _keys: keys::lock(),
         table: NUMBERS.lock_table(),
         lingering: lingering(),
@@ -296,6 +298,7 @@ pub(crate) fn hold() -> Held {
 pub(crate) fn hold_patiently() -> Option<Held> {
     let quiet = Blocked::new();
     Some(Held {
+        survivors: patiently(survivors::try_hold)?,
         _keys: patiently(keys::try_lock)?,
         table: patiently(|| NUMBERS.try_lock_table())?,
         lingering: patiently(|| try_lock_std(&LINGERING))?,

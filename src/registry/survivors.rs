@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::numbers::OfSocket;
 use super::{Socket, twins};
+use crate::sync::try_lock_std;
 use crate::sys::kept::Kept;
 use crate::sys::net::borrow;
 
@@ -68,10 +69,23 @@ impl Set {
     }
 }
 
-/// The set of the parent tells of the parent's descriptors.
-pub(super) fn reset_in_child() {
-    if let Ok(mut set) = SET.try_lock() {
-        *set = None;
+/// Keeps the set from being used while the process forks: a child would wait for ever for a thread that it does not have.
+pub(super) fn hold() -> Held {
+    Held(SET.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// [`hold`], unless somebody has it.
+pub(super) fn try_hold() -> Option<Held> {
+    try_lock_std(&SET).map(Held)
+}
+
+/// Nobody uses the set.
+pub(crate) struct Held(MutexGuard<'static, Option<Set>>);
+
+impl Held {
+    /// The set of the parent tells of the parent's descriptors.
+    pub(crate) fn reset_in_child(&mut self) {
+        *self.0 = None;
     }
 }
 

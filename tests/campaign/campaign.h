@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "cipher.h"
+
 /* --- the product ----------------------------------------------------------------------------- */
 
 /* How the number of a writer came. From FORKED on the writers are in another process or descriptor table. */
@@ -57,7 +59,6 @@ int digit(char c);
 size_t length_of(const char *head);
 /* How many messages a call is given. */
 unsigned batch_of(int function);
-uint64_t mix(uint64_t x);
 
 /* --- functions -------------------------------------------------------------------------------- */
 
@@ -110,32 +111,6 @@ extern struct uktls {
 bool load_library(const char *path);
 
 void start_writer(struct writer *writer);
-
-/* --- ciphers ---------------------------------------------------------------------------------- */
-
-struct suite {
-    uint16_t version, cipher;
-    const char *name;
-    size_t iv, key, salt;
-};
-extern const struct suite suites[];
-extern const int suite_count;
-
-struct keys {
-    const struct suite *suite;
-    unsigned char info[64]; /* struct tls12_crypto_info_* */
-    size_t len;
-};
-struct keys make_keys(int suite, uint64_t seed);
-/* Opens one record as number `number` into `out`. Returns the length of the content, -1 if it does not open. */
-ssize_t open_record(const struct keys *keys, uint64_t number, const unsigned char *record, size_t len,
-                    unsigned char *out, int *type);
-/* Returns the length of the record. */
-size_t seal_record(const struct keys *keys, uint64_t number, int type, const void *content, size_t len,
-                   unsigned char *out);
-size_t explicit_nonce_len(const struct suite *suite);
-/* The least and the most that the length field of a header can say. */
-bool header_is_possible(const struct suite *suite, const unsigned char head[5]);
 
 /* --- what driver and worker share -------------------------------------------------------------- */
 

@@ -2,9 +2,10 @@
  *
  * Records, sealed and opened by OpenSSL alone. OpenSSL 3.0 has the block cipher SM4 but none of its AEADs: GCM and
  * CCM are built on it here. */
-#include "campaign.h"
+#include "cipher.h"
 
 #include <openssl/evp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,7 +109,7 @@ static const EVP_CIPHER *evp_of(const struct suite *suite)
 static void must(bool good)
 {
     if (!good) {
-        fputs("campaign: OpenSSL fails\n", stderr);
+        fputs("OpenSSL fails\n", stderr);
         abort();
     }
 }
