@@ -5,6 +5,7 @@
  */
 #include "preload.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -167,22 +168,34 @@ static void test_close_range_closes_once(void **state)
 {
     (void)state;
     struct keys keys = tls12_keys();
-    pthread_t opener;
-    void *lost;
 
-    atomic_store(&stops, false);
-    assert_ok(pthread_create(&opener, NULL, opens_always, NULL));
-    for (int round = 0; round < 500; round++) {
+    for (int round = 0; round < 20; round++) {
         struct receiver receiver;
-        int fd[2];
+        pthread_t opener;
+        int fd[2], first = INT_MAX, last = 0;
+        void *lost;
 
-        tls_pair(fd, &keys, &receiver);
-        assert_ok(close_range((unsigned)fd[0], (unsigned)fd[0], 0));
-        assert_ok(close(fd[1]));
+        for (int i = 0; i < 40; i++) {
+            tls_pair(fd, &keys, &receiver);
+            first = first < fd[1] ? first : fd[1];
+            first = first < fd[0] ? first : fd[0];
+            last = last > fd[0] ? last : fd[0];
+            last = last > fd[1] ? last : fd[1];
+        }
+        int lowest = open("/dev/null", O_WRONLY | O_CLOEXEC), filler = lowest;
+        while (filler < last)
+            assert_true((filler = open("/dev/null", O_WRONLY | O_CLOEXEC)) >= 0);
+        assert_ok(close(filler));
+        atomic_store(&stops, false);
+        /* It has the number behind the range, and then the lowest that has been closed, below those that are still to be. */
+        assert_ok(pthread_create(&opener, NULL, opens_always, NULL));
+        assert_ok(close_range((unsigned)first, (unsigned)last, 0));
+        atomic_store(&stops, true);
+        assert_ok(pthread_join(opener, &lost));
+        assert_null(lost);
+        for (; lowest < first; lowest++)
+            close(lowest);
     }
-    atomic_store(&stops, true);
-    assert_ok(pthread_join(opener, &lost));
-    assert_null(lost);
 }
 
 /* Nor while one TLS socket takes another's number. */
