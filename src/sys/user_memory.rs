@@ -25,52 +25,38 @@ enum Access {
 /// How many of the `len` bytes at `start` can be read: all, or those up to the first page that cannot.
 #[must_use]
 pub fn readable(start: *const u8, len: usize) -> usize {
-    accessible(&READABLE, Access::Read, start.addr(), len)
+    KNOWN.accessible(Access::Read, start.addr(), len)
 }
 
 /// How many of the `len` bytes at `start` can be written: as [`readable`]. Changes nothing there.
 #[must_use]
 pub fn writable(start: *const u8, len: usize) -> usize {
-    accessible(&WRITABLE, Access::Write, start.addr(), len)
+    KNOWN.accessible(Access::Write, start.addr(), len)
 }
 
 /// The program takes `len` bytes at `start` away, or changes what may be done with them.
 pub fn forget(start: *const u8, len: usize) {
-    if !ANY.load(Ordering::Relaxed) {
-        return;
-    }
-    let size = page::size();
-    let first = start.addr() / PAGE;
-    let pages = len.checked_next_multiple_of(size).unwrap_or(len) / PAGE;
-    for table in [&READABLE, &WRITABLE] {
-        if pages < PLACES {
-            for page in first..first + pages {
-                let place = place(table, page);
-                if place.load(Ordering::Relaxed) & PAGES == page + 1 {
-                    place.store(NONE, Ordering::Relaxed);
-                }
-            }
-            continue;
-        }
-        for place in table {
-            let seen = place.load(Ordering::Relaxed) & PAGES;
-            if seen != NONE && (seen - 1).wrapping_sub(first) < pages {
-                place.store(NONE, Ordering::Relaxed);
-            }
-        }
-    }
+    KNOWN.forget(start, len);
 }
 
 /// The program changes memory in a way of which it is not known where; or this is a new process, which has not all
 /// of its parent's memory (`MADV_DONTFORK`).
 pub fn forget_all() {
-    // What was seen in an earlier epoch does not count. An epoch that comes again must find nothing of its own.
-    if EPOCH.fetch_add(PAGES + 1, Ordering::Relaxed) == !PAGES {
-        forget(core::ptr::null(), usize::MAX);
-    }
+    KNOWN.forget_all();
 }
 
 type Table = [AtomicUsize; PLACES];
+
+/// What a process has been told.
+struct Known {
+    /// Pages that could be read, or written, when they were last asked about, each at its place.
+    readable: Table,
+    writable: Table,
+    /// Whether the tables have anything.
+    any: AtomicBool,
+    /// Counts in the bits that page numbers leave.
+    epoch: AtomicUsize,
+}
 
 /// Neighbours have places beside each other; what lies far apart does not meet because the distance is a
 /// round number, as it is between the heaps that the C library gives to threads.
@@ -79,72 +65,124 @@ fn place(table: &Table, page: usize) -> &AtomicUsize {
     &table[page.wrapping_add(region) % PLACES]
 }
 
-#[inline]
-fn accessible(table: &Table, access: Access, start: usize, len: usize) -> usize {
-    if cfg!(miri) || len == 0 {
-        return len;
-    }
-    // No program has the upper half of the addresses.
-    let Some(last) = start
-        .checked_add(len - 1)
-        .filter(|last| isize::try_from(*last).is_ok())
-    else {
-        return 0;
-    };
-    let (first, last) = (start / PAGE, last / PAGE);
-    for page in first..=last {
-        if !is_seen(table, page) {
-            return match asked(table, access, page, last) {
-                None => len,
-                Some(bad) => (bad * PAGE).saturating_sub(start),
-            };
+impl Known {
+    const fn new() -> Known {
+        Known {
+            readable: [const { AtomicUsize::new(NONE) }; PLACES],
+            writable: [const { AtomicUsize::new(NONE) }; PLACES],
+            any: AtomicBool::new(false),
+            epoch: AtomicUsize::new(0),
         }
     }
-    len
-}
 
-fn is_seen(table: &Table, page: usize) -> bool {
-    // Relaxed: only a number, which says nothing of other memory.
-    place(table, page).load(Ordering::Relaxed) == page + 1 + EPOCH.load(Ordering::Relaxed)
-}
-
-fn see(table: &Table, page: usize) {
-    let seen = page + 1 + EPOCH.load(Ordering::Relaxed);
-    place(table, page).store(seen, Ordering::Relaxed);
-    if !ANY.load(Ordering::Relaxed) {
-        ANY.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Asks the kernel about pages `first` to `last`; the first bad one. Leaves errno alone.
-#[cold]
-fn asked(table: &Table, access: Access, first: usize, last: usize) -> Option<usize> {
-    let before = errno::get();
-    let bad = first_bad(table, access, first, last);
-    errno::set(before);
-    bad
-}
-
-fn first_bad(table: &Table, access: Access, first: usize, last: usize) -> Option<usize> {
-    let pages = first..=last;
-    let lasts = !fleeting::holds(first * PAGE, last * PAGE + (PAGE - 1));
-    if first != 0 && all_are_good(access, first, last) {
-        if lasts {
-            pages.for_each(|page| see(table, page));
+    fn table(&self, access: Access) -> &Table {
+        match access {
+            Access::Read => &self.readable,
+            Access::Write => &self.writable,
         }
-        return None;
     }
-    for page in pages {
-        if !is_seen(table, page) {
-            if page == 0 || !is_good(access, page) {
-                return Some(page);
+
+    fn forget(&self, start: *const u8, len: usize) {
+        if !self.any.load(Ordering::Relaxed) {
+            return;
+        }
+        let size = page::size();
+        let first = start.addr() / PAGE;
+        let pages = len.checked_next_multiple_of(size).unwrap_or(len) / PAGE;
+        for table in [&self.readable, &self.writable] {
+            if pages < PLACES {
+                for page in first..first + pages {
+                    let place = place(table, page);
+                    if place.load(Ordering::Relaxed) & PAGES == page + 1 {
+                        place.store(NONE, Ordering::Relaxed);
+                    }
+                }
+                continue;
             }
+            for place in table {
+                let seen = place.load(Ordering::Relaxed) & PAGES;
+                if seen != NONE && (seen - 1).wrapping_sub(first) < pages {
+                    place.store(NONE, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn forget_all(&self) {
+        // What was seen in an earlier epoch does not count. An epoch that comes again must find nothing of its own.
+        if self.epoch.fetch_add(PAGES + 1, Ordering::Relaxed) == !PAGES {
+            self.forget(core::ptr::null(), usize::MAX);
+        }
+    }
+
+    #[inline]
+    fn accessible(&self, access: Access, start: usize, len: usize) -> usize {
+        if cfg!(miri) || len == 0 {
+            return len;
+        }
+        // No program has the upper half of the addresses.
+        let Some(last) = start
+            .checked_add(len - 1)
+            .filter(|last| isize::try_from(*last).is_ok())
+        else {
+            return 0;
+        };
+        let (first, last) = (start / PAGE, last / PAGE);
+        for page in first..=last {
+            if !self.is_seen(access, page) {
+                return match self.asked(access, page, last) {
+                    None => len,
+                    Some(bad) => (bad * PAGE).saturating_sub(start),
+                };
+            }
+        }
+        len
+    }
+
+    fn is_seen(&self, access: Access, page: usize) -> bool {
+        let seen = place(self.table(access), page).load(Ordering::Relaxed);
+        // Relaxed: only a number, which says nothing of other memory.
+        seen == page + 1 + self.epoch.load(Ordering::Relaxed)
+    }
+
+    fn see(&self, access: Access, page: usize) {
+        let seen = page + 1 + self.epoch.load(Ordering::Relaxed);
+        place(self.table(access), page).store(seen, Ordering::Relaxed);
+        if !self.any.load(Ordering::Relaxed) {
+            self.any.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Asks the kernel about pages `first` to `last`; the first bad one. Leaves errno alone.
+    #[cold]
+    fn asked(&self, access: Access, first: usize, last: usize) -> Option<usize> {
+        let before = errno::get();
+        let bad = self.first_bad(access, first, last);
+        errno::set(before);
+        bad
+    }
+
+    fn first_bad(&self, access: Access, first: usize, last: usize) -> Option<usize> {
+        let pages = first..=last;
+        let lasts = !fleeting::holds(first * PAGE, last * PAGE + (PAGE - 1));
+        if first != 0 && all_are_good(access, first, last) {
             if lasts {
-                see(table, page);
+                pages.for_each(|page| self.see(access, page));
+            }
+            return None;
+        }
+        for page in pages {
+            if !self.is_seen(access, page) {
+                if page == 0 || !is_good(access, page) {
+                    return Some(page);
+                }
+                if lasts {
+                    self.see(access, page);
+                }
             }
         }
+        None
     }
-    None
 }
 
 /// Whether the kernel says so of all at once. If not, there is a bad one, or it cannot say: Linux
@@ -195,21 +233,13 @@ fn is_good(access: Access, page: usize) -> bool {
 /// Nobody waits at it.
 static OWN: AtomicU32 = AtomicU32::new(0);
 
-/// Pages that could be read, or written, when they were last asked about, each at its place.
-static READABLE: Table = [const { AtomicUsize::new(NONE) }; PLACES];
-static WRITABLE: Table = [const { AtomicUsize::new(NONE) }; PLACES];
-
-/// Whether the tables have anything.
-static ANY: AtomicBool = AtomicBool::new(false);
+static KNOWN: Known = Known::new();
 
 /// An empty place; a page's number is kept with 1 added, and with the epoch.
 const NONE: usize = 0;
 
 /// The bits of a page's number: no processor has addresses of 64 bits.
 const PAGES: usize = usize::MAX >> 12;
-
-/// Counts in the bits that page numbers leave.
-static EPOCH: AtomicUsize = AtomicUsize::new(0);
 
 /// The smallest page that there is: a larger one is several of these.
 const PAGE: usize = page::SMALLEST;
@@ -287,7 +317,7 @@ mod tests {
         let pages: Vec<usize> = heaps.flat_map(|first| first..first + 16).collect();
         let mut places: Vec<_> = pages
             .iter()
-            .map(|page| core::ptr::from_ref(place(&READABLE, *page)))
+            .map(|page| core::ptr::from_ref(place(&KNOWN.readable, *page)))
             .collect();
         places.sort();
         places.dedup();
@@ -324,31 +354,34 @@ mod tests {
 
     #[test]
     fn what_is_taken_away_is_forgotten() {
-        let area = Area::new();
-        assert_eq!(writable(area.at(PAGE), 9), 9);
+        static OWN: Known = Known::new();
+        let (area, access) = (Area::new(), [Access::Read, Access::Write]);
+        let at = area.at(PAGE).addr();
+        let ask = || access.map(|access| OWN.accessible(access, at, 9));
+        assert_eq!(ask(), [9, 9]);
         area.protect(1, MprotectFlags::empty());
-        assert_eq!(
-            (readable(area.at(PAGE), 9), writable(area.at(PAGE), 9)),
-            (0, 0)
-        );
-        forget(core::ptr::null(), usize::MAX);
+        assert_eq!(ask(), [9, 9], "nobody has told");
+        OWN.forget(area.at(PAGE), 9);
+        assert_eq!(ask(), [0, 0]);
+        assert_eq!(OWN.accessible(Access::Read, area.0.addr(), 9), 9);
+        OWN.forget(core::ptr::null(), usize::MAX);
         assert!(
-            READABLE
-                .iter()
+            (OWN.readable.iter().chain(&OWN.writable))
                 .all(|place| place.load(Ordering::Relaxed) == NONE)
         );
     }
 
-    /// The other tests of this module may see their pages forgotten, and ask again.
     #[test]
     fn a_new_process_knows_nothing() {
+        static OWN: Known = Known::new();
         let area = Area::new();
         let page = area.0.addr() / PAGE;
         // As often as it takes for the epoch to come again.
         for _ in 0..5000 {
-            assert_eq!(readable(area.at(0), 9), 9);
-            forget_all();
-            assert!(!is_seen(&READABLE, page));
+            assert_eq!(OWN.accessible(Access::Read, area.0.addr(), 9), 9);
+            assert!(OWN.is_seen(Access::Read, page));
+            OWN.forget_all();
+            assert!(!OWN.is_seen(Access::Read, page));
         }
     }
 
