@@ -279,7 +279,7 @@ extern "C" {
  * EFAULT `crypto_info` cannot be read;
  * EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
  * to be combined or not those of the RX keys, or a rekey with another version or cipher;
- * EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
+ * EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher; ENOMEM;
  * ENOTRECOVERABLE the keys on `fd` were set before a raw clone(2), or an internal fault.
  *
  * Any thread may call it; it waits for a send in progress. Since 0.1. Mirrors
@@ -319,7 +319,7 @@ int tls_rx_init(int fd,
  *
  * Returns 0, or -1 with errno, nothing having changed: EBADF, ENOTSOCK; EEXIST TLS is attached
  * already; ENOENT an unknown ULP; ENOTCONN; ENOPROTOOPT an unknown SOL_TLS option, or a socket
- * without TLS; EINVAL a wrong length or value; EFAULT; EBUSY a record is open, or TLS 1.2 keys are
+ * without TLS; EINVAL a wrong length or value; EFAULT; ENOMEM; EBUSY a record is open, or TLS 1.2 keys are
  * set already; others as setsockopt(2).
  * Since 0.1. Mirrors setsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
  *
@@ -397,7 +397,7 @@ const char *uktls_version(void);
  * A blocking descriptor waits until a record is complete, SO_RCVTIMEO runs out, or a signal comes.
  *
  * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` cannot be written to, with which
- * nothing is lost; EAGAIN; EINTR; EDEADLK the caller is a signal handler, and the call that it has
+ * nothing is lost; ENOMEM, the same; EAGAIN; EINTR; EDEADLK the caller is a signal handler, and the call that it has
  * interrupted is in the middle of receiving from `fd`; EIO a
  * record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
  * its type reads it; EBADMSG a record is not authentic or too short, EMSGSIZE too long, EINVAL of
@@ -442,7 +442,7 @@ ptrdiff_t tls_recvmsg(int fd, struct msghdr *msg, int flags);
  * comes; a non-blocking one accepts what there is room for.
  *
  * Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` cannot be read (whole
- * records in front of that are accepted); EOPNOTSUPP another
+ * records in front of that are accepted); ENOMEM no memory for a record; EOPNOTSUPP another
  * flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
  * just now; EINTR; EDEADLK the caller is a signal handler, and the call that it has interrupted
  * sends on `fd`; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;

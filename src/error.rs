@@ -59,6 +59,9 @@ pub enum Error {
     NotRecoverable,
 }
 
+/// There is no memory for the call, which has changed nothing.
+pub const NO_MEMORY: Error = Error::Os(Errno::NOMEM);
+
 impl Error {
     /// The errno that a C caller sees.
     #[must_use]

@@ -7,7 +7,7 @@ use uktls::capi::guard::{guard, guard_infallible};
 use uktls::error::Error;
 use uktls::registry::{self, Way};
 use uktls::sys::in_flight::{self, Slot};
-use uktls::sys::{family, marks, net};
+use uktls::sys::{family, marks, net, reserve};
 
 use crate::process;
 
@@ -69,6 +69,7 @@ pub extern "C" fn uktls_preload_unwatch(cell: c_int) {
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_duplicate(old: c_int, least: c_int) -> c_int {
     guard(old, || {
+        reserve::admit()?;
         registry::entry(old)?;
         registry::duplicate(old, (least >= 0).then_some(least))
     })
@@ -77,7 +78,10 @@ pub extern "C" fn uktls_preload_duplicate(old: c_int, least: c_int) -> c_int {
 /// `dup3(2)` of or over a TLS socket.
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_replace(old: c_int, new: c_int, flags: c_int) -> c_int {
-    guard(old, || registry::replace(old, new, flags))
+    guard(old, || {
+        reserve::admit()?;
+        registry::replace(old, new, flags)
+    })
 }
 
 /// The lowest free number, from `least` on if that is not negative, as a descriptor that can do nothing.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use uktls::capi::guard::{guard, guard_infallible};
 use uktls::registry::{Clone, Deadline};
-use uktls::sys::{family, in_flight, streams};
+use uktls::sys::{family, in_flight, reserve, streams};
 use uktls::{fork, registry, stats};
 
 /// The library has just been loaded. The settings are read before the program changes its environment
@@ -103,6 +103,7 @@ pub extern "C" fn uktls_preload_in_vfork() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn uktls_preload_before_clone(flags: u64, returns: bool) -> c_int {
     guard(-1, || {
+        reserve::admit()?;
         if matches!(Clone::of(flags), Clone::Vfork | Clone::InMemory) {
             HAS_VFORKED.store(true, Ordering::Relaxed);
         }

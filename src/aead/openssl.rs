@@ -16,7 +16,7 @@ use openssl_sys::{
 
 use super::scrubbed::scrubbed;
 use super::{Aead, Cipher, SecretKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, NO_MEMORY, Result};
 use crate::record::{NONCE_LEN, TAG_LEN};
 
 unsafe extern "C" {
@@ -89,15 +89,23 @@ impl Keyed {
     }
 
     fn take(&self, seal: bool) -> Result<Context> {
-        let pooled = self
-            .pool(seal)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        match pooled {
-            Some(context) => Ok(context),
-            None => Context::new(self, seal),
+        for _ in 0..LOOKS {
+            let pooled = self
+                .pool(seal)
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop();
+            if let Some(context) = pooled {
+                return Ok(context);
+            }
+            match Context::new(self, seal) {
+                // The number of this record is spent. There is a context from the beginning, so another thread seals with it.
+                Err(_) if seal => std::thread::yield_now(),
+                // Not the record's fault: the key has served for a context before.
+                made => return made.map_err(|_| NO_MEMORY),
+            }
         }
+        Err(Error::SealFailed)
     }
 
     fn give(&self, context: Context, seal: bool) {
@@ -107,6 +115,9 @@ impl Keyed {
             .push(context);
     }
 }
+
+/// How often a thread looks for a context when there is no memory for another one: for a second at least.
+const LOOKS: u32 = 1_000_000;
 
 /// A keyed cipher context, for sealing or for opening.
 struct Context(NonNull<EVP_CIPHER_CTX>);

@@ -15,6 +15,7 @@ use crate::sys::abi::{
     TLS_TX_ZEROCOPY_RO,
 };
 use crate::sys::net;
+use crate::sys::reserve;
 use crate::sys::scrub;
 use crate::sys::secret::SecretBox;
 
@@ -33,7 +34,7 @@ use crate::sys::secret::SecretBox;
 /// EFAULT `crypto_info` cannot be read;
 /// EINVAL `crypto_info` is NULL, `len` is not the struct's size, version or cipher unknown or not
 /// to be combined or not those of the RX keys, or a rekey with another version or cipher;
-/// EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher;
+/// EBUSY TLS 1.2 keys are set already; ENOENT no implementation of the cipher; ENOMEM;
 /// ENOTRECOVERABLE the keys on `fd` were set before a raw clone(2), or an internal fault.
 ///
 /// Any thread may call it; it waits for a send in progress. Since 0.1. Mirrors
@@ -47,6 +48,7 @@ pub unsafe extern "C" fn tls_tx_init(fd: c_int, crypto_info: *const c_void, len:
         // SAFETY: our caller's promise.
         let info = unsafe { Argument::new(crypto_info.cast(), len) };
         let head = head(info);
+        reserve::admit()?;
         fork::install();
         match registry::set_keys(fd, Direction::Tx, || keys(info)) {
             // CI-1 (a) goes before (b): what cannot even name a cipher is refused where keys are set too.
@@ -76,6 +78,7 @@ pub unsafe extern "C" fn tls_rx_init(fd: c_int, crypto_info: *const c_void, len:
         // SAFETY: our caller's promise.
         let info = unsafe { Argument::new(crypto_info.cast(), len) };
         let head = head(info);
+        reserve::admit()?;
         fork::install();
         match registry::set_keys(fd, Direction::Rx, || keys(info)) {
             // CI-1 (a) goes before (b): what cannot even name a cipher is refused where keys are set too.
@@ -95,7 +98,7 @@ pub unsafe extern "C" fn tls_rx_init(fd: c_int, crypto_info: *const c_void, len:
 ///
 /// Returns 0, or -1 with errno, nothing having changed: EBADF, ENOTSOCK; EEXIST TLS is attached
 /// already; ENOENT an unknown ULP; ENOTCONN; ENOPROTOOPT an unknown SOL_TLS option, or a socket
-/// without TLS; EINVAL a wrong length or value; EFAULT; EBUSY a record is open, or TLS 1.2 keys are
+/// without TLS; EINVAL a wrong length or value; EFAULT; ENOMEM; EBUSY a record is open, or TLS 1.2 keys are
 /// set already; others as setsockopt(2).
 /// Since 0.1. Mirrors setsockopt(2) on a kTLS socket (Linux net/tls/tls_main.c).
 ///
@@ -117,12 +120,14 @@ pub unsafe extern "C" fn tls_setsockopt(
         let value = unsafe { Argument::new(optval.cast(), len) };
         match (level, optname) {
             (SOL_TCP, TCP_ULP) if is_tls(value)? => {
+                reserve::admit()?;
                 fork::install();
                 registry::attach_tcp(fd)?;
                 return Ok(0);
             }
             (SOL_TLS, _) => {
                 if let Ok(found) = registry::entry(fd) {
+                    reserve::admit()?;
                     set_tls(fd, found.get()?, optname, value)?;
                     return Ok(0);
                 }

@@ -19,7 +19,7 @@ use crate::sys::scatter::Destination;
 /// A blocking descriptor waits until a record is complete, SO_RCVTIMEO runs out, or a signal comes.
 ///
 /// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no TLS on `fd`; EFAULT `buf` cannot be written to, with which
-/// nothing is lost; EAGAIN; EINTR; EDEADLK the caller is a signal handler, and the call that it has
+/// nothing is lost; ENOMEM, the same; EAGAIN; EINTR; EDEADLK the caller is a signal handler, and the call that it has
 /// interrupted is in the middle of receiving from `fd`; EIO a
 /// record of another type (an alert, a handshake message) comes next: `tls_recvmsg` with room for
 /// its type reads it; EBADMSG a record is not authentic or too short, EMSGSIZE too long, EINVAL of

@@ -25,7 +25,7 @@ use crate::tx::{FileSource, SendFlags};
 /// comes; a non-blocking one accepts what there is room for.
 ///
 /// Errors: EBADF, ENOTSOCK; ENOPROTOOPT no keys on `fd`; EFAULT `buf` cannot be read (whole
-/// records in front of that are accepted); EOPNOTSUPP another
+/// records in front of that are accepted); ENOMEM no memory for a record; EOPNOTSUPP another
 /// flag; EINVAL MSG_MORE with MSG_EOR, or a length beyond SSIZE_MAX; EAGAIN the socket took no more
 /// just now; EINTR; EDEADLK the caller is a signal handler, and the call that it has interrupted
 /// sends on `fd`; EPIPE (with SIGPIPE, unless MSG_NOSIGNAL) shut down, or the peer is gone;

@@ -7,7 +7,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::Result;
 use crate::record::MAX_PLAINTEXT;
+use crate::sys::reserve;
 
 /// A record's memory, returned to the free list when dropped.
 pub struct Buffer(Option<Box<[u8]>>);
@@ -17,13 +19,25 @@ impl Buffer {
     /// up to whole cache lines.
     pub const LEN: usize = MAX_PLAINTEXT + 64;
 
-    /// A buffer with unspecified content.
+    /// A buffer with unspecified content, for threads that cannot refuse their work: a few at a time.
     #[must_use]
     pub fn take() -> Buffer {
         let recycled = free_list().pop();
         Buffer(Some(
             recycled.unwrap_or_else(|| vec![0; Self::LEN].into_boxed_slice()),
         ))
+    }
+
+    /// A buffer with unspecified content, for a call that has not changed anything yet.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn try_take() -> Result<Buffer> {
+        let recycled = free_list().pop();
+        Ok(Buffer(Some(match recycled {
+            Some(memory) => memory,
+            None => reserve::zeroed(Self::LEN)?,
+        })))
     }
 
     /// The first `len` bytes.
@@ -53,7 +67,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(memory) = self.0.take() {
             let mut free = free_list();
-            if free.len() < FREE_MAX {
+            if free.len() < FREE_MAX && !reserve::is_lent(&memory) {
                 free.push(memory);
             }
         }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use super::records::{Ending, Found, Opened};
 use super::waiting::{Holds, Patience};
 use super::{Entered, Receiver, Tally};
-use crate::error::{Error, Result};
+use crate::error::{Error, NO_MEMORY, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
 use crate::sync::Woken;
 use crate::sync::turn::TurnGuard;
+use crate::sys::reserve;
 use crate::sys::robust::RobustGuard;
 use crate::sys::scatter::Destination;
 
@@ -202,8 +203,10 @@ impl Receiver {
             if call.received.len >= call.target && !state.has_more() {
                 return Ok(Stop::Done);
             }
+            reserve::admit()?;
             let wire = match state.look(io) {
                 Found::Ready(wire) => wire,
+                Found::NoMemory => return Err(NO_MEMORY),
                 found => return Ok(Stop::Needs(found)),
             };
             if let Some(len) = state.plain_len(wire).filter(|_| !call.request.peek)
@@ -239,6 +242,8 @@ impl Receiver {
                 STATS.rx_records.add(1);
                 Ok(())
             }
+            // Says nothing of the connection.
+            Some(error @ &NO_MEMORY) => Err(*error),
             Some(error) => {
                 self.pending.set(error.errno());
                 Err(*error)

@@ -43,13 +43,16 @@ pub(super) enum Found {
     Rekey,
     /// The socket is broken; the error is pending.
     Broken,
+    /// Not known: there is no memory to look at it. Nothing has changed.
+    NoMemory,
 }
 
 impl Found {
     /// Whether a receive would return at once.
     pub(super) fn is_readable(self, has_opened: bool) -> bool {
         match self {
-            Found::Ready(_) | Found::Eof | Found::Broken => true,
+            // Without memory: the call says so, where a poll could not.
+            Found::Ready(_) | Found::Eof | Found::Broken | Found::NoMemory => true,
             // RK-9: off, whatever is queued.
             Found::Rekey => false,
             Found::Incomplete(_) | Found::Nothing | Found::Stopped(_) => has_opened,
@@ -271,6 +274,7 @@ impl Records {
             found = match filled {
                 Ok(Filled::Eof) => Found::Eof,
                 Ok(Filled::Empty | Filled::Full | Filled::All) => self.outlook(),
+                Err(Errno::NOMEM | Errno::NOBUFS) => Found::NoMemory,
                 Err(errno) => {
                     io.pending.set(errno);
                     Found::Broken
@@ -361,11 +365,14 @@ impl Records {
             // Taken by another thread or process since the socket was found readable.
             return Ok(());
         }
-        let taken = self.taken.get_or_insert_with(|| Taken {
-            wire: Buffer::take(),
-            len: 0,
-            opened: false,
-        });
+        if self.taken.is_none() {
+            self.taken = Some(Taken {
+                wire: Buffer::try_take()?,
+                len: 0,
+                opened: false,
+            });
+        }
+        let taken = self.taken.as_mut().ok_or(Error::NotRecoverable)?;
         let out = &mut taken.wire.bytes_mut()[taken.len..][..room];
         taken.len += match &mut io.session {
             None => io.sys.take(io.fd, out)?,

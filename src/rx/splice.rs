@@ -9,9 +9,10 @@ use rustix::io::Errno;
 use super::records::{Ending, Found};
 use super::waiting::{Holds, Patience};
 use super::{Entered, Receiver};
-use crate::error::{Error, Result};
+use crate::error::{Error, NO_MEMORY, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::stats::STATS;
+use crate::sys::reserve;
 
 impl Receiver {
     /// Moves data of at most one record, at most `len` bytes and what fits, into `pipe` (RX-41 to
@@ -50,7 +51,13 @@ impl Receiver {
                     written => break written.map_err(Error::from),
                 }
             }
+            if let Err(errno) = reserve::admit() {
+                break Err(Error::Os(errno));
+            }
             let found = records.look(io);
+            if found == Found::NoMemory {
+                break Err(NO_MEMORY);
+            }
             if let Found::Ready(wire) = found {
                 let opened = records.open(wire);
                 match self.opened(opened.as_ref().err()).and(opened) {

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use crate::sys::receive::Receive;
+use crate::sys::reserve;
 
 /// What a look at the socket brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +125,7 @@ impl Window {
     /// Peeks anew, behind what is done with: at least `want` unopened bytes if they are there.
     ///
     /// # Errors
-    /// The socket's own.
+    /// The socket's own; `ENOMEM` without memory for it.
     pub(super) fn refill(
         &mut self,
         sys: &dyn Receive,
@@ -137,7 +138,9 @@ impl Window {
             Some(memory) if memory.len() >= len => memory,
             smaller => {
                 give_back(smaller);
-                take(len)
+                // Where it was: what it held is peeked again.
+                (self.start, self.end) = (0, 0);
+                take(len)?
             }
         };
         let memory = self.memory.insert(memory);
@@ -189,17 +192,21 @@ pub(crate) fn try_hold() -> Option<MutexGuard<'static, Vec<Box<[u8]>>>> {
     crate::sync::try_lock_std(&FREE)
 }
 
-fn take(len: usize) -> Box<[u8]> {
-    OUT.fetch_add(1, Ordering::Relaxed);
+fn take(len: usize) -> Result<Box<[u8]>, Errno> {
     let recycled = (len == WINDOW).then(|| free().pop()).flatten();
-    recycled.unwrap_or_else(|| vec![0; len].into_boxed_slice())
+    let memory = match recycled {
+        Some(memory) => memory,
+        None => reserve::zeroed(len)?,
+    };
+    OUT.fetch_add(1, Ordering::Relaxed);
+    Ok(memory)
 }
 
 fn give_back(memory: Option<Box<[u8]>>) {
     let Some(memory) = memory else { return };
     OUT.fetch_sub(1, Ordering::Relaxed);
     let mut free = free();
-    if memory.len() == WINDOW && free.len() < FREE_MAX {
+    if memory.len() == WINDOW && free.len() < FREE_MAX && !reserve::is_lent(&memory) {
         free.push(memory);
     }
 }

@@ -24,6 +24,7 @@ pub mod plain;
 pub mod presence;
 pub mod raw;
 pub mod receive;
+pub mod reserve;
 pub mod robust;
 pub mod sandbox;
 pub mod scatter;

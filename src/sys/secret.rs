@@ -6,6 +6,7 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
+use std::alloc::Layout;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -137,8 +138,8 @@ fn map_region() -> NonNull<u8> {
     let region = unsafe {
         rustix::mm::mmap_anonymous(core::ptr::null_mut(), REGION, protection, MapFlags::PRIVATE)
     };
-    let Some(region) = region.ok().and_then(NonNull::new) else {
-        std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; REGION]>());
+    let Some(region) = region.ok().and_then(NonNull::new).or_else(from_heap) else {
+        std::alloc::handle_alloc_error(REGION_LAYOUT);
     };
     if cfg!(miri) {
         // Which knows no advice.
@@ -148,6 +149,12 @@ fn map_region() -> NonNull<u8> {
     // SAFETY: the range is the mapping just made.
     let _ = unsafe { rustix::mm::madvise(region.as_ptr(), REGION, Advice::LinuxDontDump) };
     region.cast()
+}
+
+/// A region of what the allocator has set aside (`reserve`): keys that are on their way in must not end the program.
+fn from_heap() -> Option<NonNull<core::ffi::c_void>> {
+    // SAFETY: not of size 0.
+    NonNull::new(unsafe { std::alloc::alloc_zeroed(REGION_LAYOUT) }).map(NonNull::cast)
 }
 
 static ARENA: Mutex<Arena> = Mutex::new(Arena {
@@ -161,6 +168,11 @@ const CLASSES: usize = 32;
 const CELL_MAX: usize = GRAIN * CLASSES;
 /// Whole pages, of whatever size.
 const REGION: usize = page::LARGEST;
+/// Aligned to whole pages, so that nothing else is kept out of core dumps with it.
+const REGION_LAYOUT: Layout = match Layout::from_size_align(REGION, page::LARGEST) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a power of two"),
+};
 
 #[cfg(all(test, not(loom)))]
 mod tests {

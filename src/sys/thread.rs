@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::raw;
+use super::{raw, reserve};
 
 /// A number of 31 bits that this thread has alone in its process; not 0. Makes no system call.
 #[must_use]
@@ -37,6 +37,9 @@ pub fn would_stay() -> bool {
 /// Starts a detached thread with every signal blocked, so that no handler of the program ever runs
 /// on it (design rule 6). Returns whether it could be started.
 pub fn spawn_quiet(name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+    if !reserve::malloc_has_memory() {
+        return false;
+    }
     let mut all = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `all` is a sigset_t to be written.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };

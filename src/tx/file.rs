@@ -11,6 +11,7 @@ use super::send::{SendFlags, Turn, conclude, signalled};
 use super::{Connection, SHUTDOWN};
 use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
+use crate::sys::reserve;
 use crate::sys::sources::PACKET;
 
 /// Where the bytes come from.
@@ -63,10 +64,17 @@ impl Connection {
             let prefix = sender.sealer.prefix_len();
             let limit = sender.max_payload;
             let open = sender.open.as_ref().map_or(0, OpenRecord::len);
+            let record = reserve::admit().map_err(Error::from);
+            let mut record = match record.and_then(|()| OpenRecord::new(prefix)) {
+                Ok(record) => record,
+                Err(error) => {
+                    stopped = Some(error);
+                    break;
+                }
+            };
             drop(sender);
             // The read, which may sleep, holds no lock but the turn, and an open record stays where
             // a `fork` finds it; only what joins one is copied.
-            let mut record = OpenRecord::new(prefix);
             let wanted = limit.saturating_sub(open).min(source.count - accepted);
             let read = self.read_from(record.space(wanted), source, accepted);
             record.grow(*read.as_ref().unwrap_or(&0));

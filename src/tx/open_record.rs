@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::engine::{Buffer, Plaintext};
+use crate::error::Result;
 use crate::sys::copy::copy;
 use crate::sys::pages::Pages;
 
@@ -19,13 +20,16 @@ pub(crate) struct OpenRecord {
 
 impl OpenRecord {
     /// An empty record whose plaintext starts `prefix` bytes into its memory.
-    pub(crate) fn new(prefix: usize) -> OpenRecord {
-        OpenRecord {
-            buffer: Buffer::take(),
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub(crate) fn new(prefix: usize) -> Result<OpenRecord> {
+        Ok(OpenRecord {
+            buffer: Buffer::try_take()?,
             prefix,
             len: 0,
             pages: Vec::new(),
-        }
+        })
     }
 
     /// Plaintext bytes so far.

@@ -42,7 +42,10 @@ impl Connection {
             return Err(Error::BadAddress);
         }
         let prefix = sender.sealer.prefix_len();
-        let record = sender.open.get_or_insert_with(|| OpenRecord::new(prefix));
+        if sender.open.is_none() {
+            sender.open = Some(OpenRecord::new(prefix)?);
+        }
+        let record = sender.open.as_mut().ok_or(Error::NotRecoverable)?;
         match source {
             Source::Pages(pages) if self.settings.engine == Kind::Threads => {
                 record.push_pages(pages.split_to(taken));
@@ -73,21 +76,11 @@ impl Connection {
 
     /// Seals `plain` as one record in the caller, straight from the program's memory.
     fn seal_slice(&self, sender: &mut Sender, content_type: u8, plain: &[u8]) -> Result<()> {
-        let number = self.reserve(sender)?;
         let len = plain.len() + sender.sealer.overhead();
-        if sender
-            .run
-            .as_ref()
-            .is_some_and(|run| run.len + len > Buffer::LEN)
-        {
-            self.publish(sender);
-        }
-        let run = sender.run.get_or_insert_with(|| Segment {
-            buffer: Buffer::take(),
-            len: 0,
-            records: 0,
-            plain: 0,
-        });
+        // Its memory first: a number that is reserved must not be left out.
+        self.prepare_run(sender, len)?;
+        let number = self.reserve(sender)?;
+        let run = sender.run.as_mut().ok_or(Error::NotRecoverable)?;
         let out = &mut run.buffer.bytes_mut()[run.len..run.len + len];
         let sealer = &sender.sealer;
         self.sealed_here(|| sealer.seal_from(number, content_type, plain, out))?;
@@ -96,6 +89,23 @@ impl Connection {
         run.plain += plain.len();
         sender.sealed += 1;
         self.counts.queued.fetch_add(len as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes room for `len` bytes in the run of the caller's records.
+    fn prepare_run(&self, sender: &mut Sender, len: usize) -> Result<()> {
+        let fits = |run: &Segment| run.len + len <= Buffer::LEN;
+        if sender.run.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        let buffer = Buffer::try_take()?;
+        self.publish(sender);
+        sender.run = Some(Segment {
+            buffer,
+            len: 0,
+            records: 0,
+            plain: 0,
+        });
         Ok(())
     }
 
@@ -124,6 +134,10 @@ impl Connection {
         if let Some(plain) = record
             .copied()
             .filter(|plain| !hand_off && plain.len() <= RUN_MAX)
+            // Without memory for a run it is sealed in its own.
+            && self
+                .prepare_run(sender, plain.len() + sender.sealer.overhead())
+                .is_ok()
         {
             return self.seal_slice(sender, content_type, plain);
         }

@@ -19,6 +19,7 @@ use crate::sync::{MutexGuard, Woken};
 use crate::sys::gather::Span;
 use crate::sys::net::raise_sigpipe;
 use crate::sys::pages::Pages;
+use crate::sys::reserve;
 
 /// The flags of a send that mean something to TLS (TX-1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +98,7 @@ impl Connection {
         content_type: Option<u8>,
         flags: SendFlags,
     ) -> Result<usize> {
+        reserve::admit()?;
         let _turn = self.take_turn(flags)?;
         if total == 0 && content_type.is_none() {
             return Ok(0);
@@ -127,6 +129,7 @@ impl Connection {
                 }
             };
             let taken = room.and_then(|()| {
+                reserve::admit()?;
                 self.take_record(&mut sender, &mut source, left, content_type, flags.more)
             });
             match taken {

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::record::content_type::APPLICATION_DATA;
 use crate::sys::gather::Span;
 use crate::sys::members::is_alive;
+use crate::sys::reserve;
 use crate::sys::robust::RobustGuard;
 
 /// What a call still has to do.
@@ -85,7 +86,7 @@ impl Connection {
         }
         let (mut accepted, mut read) = (accepted, read);
         let (mut stopped, mut failed) = (None, None);
-        let mut buffer = Buffer::take();
+        let mut buffer = Buffer::try_take();
         let mut patience = None;
         loop {
             if !read.is_empty() {
@@ -111,12 +112,14 @@ impl Connection {
                 Ok(state.max_payload.saturating_sub(state.open_len).max(1))
             });
             let got = wanted.and_then(|wanted| {
+                reserve::admit()?;
+                let buffer = buffer.as_mut().map_err(|error| *error)?;
                 let wanted = wanted.min(source.count - accepted);
                 self.read_from(buffer.head_mut(wanted), source, accepted)
             });
             match got {
                 Ok(0) => break,
-                Ok(len) => read = buffer.head(len),
+                Ok(len) => read = buffer.as_ref().map_or(&[][..], |buffer| buffer.head(len)),
                 Err(error) => {
                     stopped = Some(error);
                     break;

@@ -78,14 +78,18 @@ impl Records {
         place: &Snapshot,
         taken: &[u8],
     ) -> Result<()> {
+        // What may fail comes first.
+        let wire = match place.taken_len > 0 {
+            true => Some(Buffer::try_take()?),
+            false => None,
+        };
         self.opener = RecordOpener::new(&keys, self.choice)?;
         self.keys = keys;
         self.numbers = RecordNumbers::new(place.first.rec_seq, place.first.nonce_explicit);
         self.window.forget();
         // What stands in no other process's way is only in this one.
         self.opened.retain(|record| record.wire == 0);
-        self.taken = (place.taken_len > 0).then(|| {
-            let mut wire = Buffer::take();
+        self.taken = wire.map(|mut wire| {
             wire.head_mut(place.taken_len)
                 .copy_from_slice(&taken[..place.taken_len]);
             Taken {

@@ -16,9 +16,12 @@ impl Records {
     ///
     /// # Errors
     /// [`Error::SealFailed`], [`Error::BadRecord`]: the record stays where it is, and fails again
-    /// (RX-20).
+    /// (RX-20). [`NO_MEMORY`](crate::error::NO_MEMORY): it stays, and is opened by a later call.
     pub(in crate::rx) fn open(&mut self, wire: usize) -> Result<Opened> {
-        let mut plain = self.spare.take().unwrap_or_else(Buffer::take);
+        let mut plain = match self.spare.take() {
+            Some(plain) => plain,
+            None => Buffer::try_take()?,
+        };
         match self.open_to(wire, plain.bytes_mut()) {
             Ok((content_type, len)) => {
                 if content_type == HANDSHAKE

@@ -40,14 +40,15 @@ impl Records {
             Ending::Short => passed,
             Ending::Untold => true,
         };
+        let mut unseen = false;
         if owes && self.opened.is_empty() && self.window.may_hold_more() {
-            self.look(io);
+            unseen = self.look(io) == Found::NoMemory;
         }
         self.window.end_of_call();
         let outlook = self.tell_kernel(io, false);
         let is_whole = !matches!(outlook, Found::Incomplete(_)) || !self.opened.is_empty();
-        if owes && self.can_be_had(outlook) {
-            // The mark is reached: setting it again raises an edge.
+        if owes && (unseen || self.can_be_had(outlook)) {
+            // The mark is reached (or nobody knows, without memory to look): setting it again raises an edge.
             io.sys.set_low_water(io.fd, self.mark);
         }
         match is_whole || ending == Ending::Refused {
