@@ -39,7 +39,7 @@ SCRIPTS  := $(wildcard scripts/*.sh c-tests/*.sh c-tests/*/*.sh tests/*.sh tests
 STAGED   := PREFIX=$(STAGE) PKG_CONFIG_PATH=$(STAGE)/lib/pkgconfig LD_LIBRARY_PATH=$(STAGE)/lib
 
 .PHONY: all build help stage install uninstall demo test bench bench-preload bench-programs header lint clean deps FORCE \
-	test-rust test-loom test-header test-symbols test-link test-install test-c test-valgrind \
+	test-rust test-loom test-header test-symbols test-link test-install test-c test-shortage test-shortage-all test-valgrind \
 	bench-accelerator bench-many test-accelerator test-preload test-interop test-selftest test-programs test-unchanged test-referee test-walks test-arm64 test-campaign test-campaign-short test-stress test-conformance conformance miri asan tsan \
 	fuzz fuzz-corpus
 .DELETE_ON_ERROR:
@@ -53,6 +53,7 @@ help:
 	@echo 'make stage      install into $(BUILD)/stage, for the tests and examples'
 	@echo 'make demo       from nothing to a file sent over TLS'
 	@echo 'make test       every test; installs what the tests need'
+	@echo 'make test-shortage-all  with no memory left, at each of 2000 places; an hour'
 	@echo 'make test-programs  nginx, PostgreSQL and others over the preload library; installs them'
 	@echo 'make test-referee  against the kernel in an emulated machine; fetches a kernel'
 	@echo 'make test-walks    the same with random calls'
@@ -227,6 +228,7 @@ test: deps
 	@$(MAKE) --no-print-directory test-link
 	@$(MAKE) --no-print-directory test-install
 	@$(MAKE) --no-print-directory test-c
+	@$(MAKE) --no-print-directory test-shortage
 	@$(MAKE) --no-print-directory test-accelerator
 	@$(MAKE) --no-print-directory test-valgrind
 	@$(MAKE) --no-print-directory test-preload
@@ -276,6 +278,17 @@ test-install:
 
 test-c:
 	$(STAGED) $(MAKE) --no-print-directory -C c-tests check
+
+# No memory left: for a few of the places where it may run out, or (an hour) for the first 2000 and all C tests.
+test-shortage:
+	@$(STAGED) $(MAKE) --no-print-directory -C c-tests all
+	@$(STAGED) $(MAKE) --no-print-directory -C c-tests/shortage all
+	c-tests/shortage/run.sh $(STAGE) $(CURDIR)/$(BUILD)/c-tests 1 121 40 'send recv memory rekey fork' 7
+
+test-shortage-all:
+	@$(STAGED) $(MAKE) --no-print-directory -C c-tests all
+	@$(STAGED) $(MAKE) --no-print-directory -C c-tests/shortage all
+	c-tests/shortage/run.sh $(STAGE) $(CURDIR)/$(BUILD)/c-tests 1 2000 1 all 2 3 7 50 1000
 
 # The C tests over an accelerator that is slow, out of order, full, failing, gone.
 test-accelerator:
