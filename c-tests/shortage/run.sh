@@ -5,6 +5,8 @@
 set -euo pipefail
 
 [ $# -ge 7 ] || { sed -n 3,4p "$0" >&2; exit 2; }
+# Where the C tests look for their files.
+cd "$(dirname "$0")/.."
 library=$1/lib build=$2 first=$3 last=$4 step=$5 tests=$6
 shift 6
 export LD_LIBRARY_PATH=$library UKTLS_LINGER_MS=2000
