@@ -4,7 +4,7 @@
  * can map nothing either. Calls that say ENOMEM or ENOBUFS are made again once there is memory. All bytes arrive, in order, and
  * nothing is left behind. `many`: connections until there is no memory for another one.
  *
- *   shortage FIRST LAST STEP [nothing] [cold]; shortage many
+ *   shortage FIRST LAST STEP [nothing] [cold]; shortage many; shortage exhausted
  *
  * With -DPRELOAD for the preload library, else for libuktls.so.
  */
@@ -365,6 +365,39 @@ static void many(void)
     printf("shortage: of %d connections %d were refused, and %d open records\n", MOST, lost, full);
 }
 
+/* The program itself has used up all memory. With some given back it goes on. */
+static void exhausted(void)
+{
+    int fd[2], late[2];
+    void **all = NULL, **block;
+    long sent;
+    tcp_pair(fd);
+    tcp_pair(late);
+    CHECK(tls_tx_init(fd[0], keys(1), KEYS_LEN) == 0);
+    CHECK(tls_rx_init(fd[1], keys(1), KEYS_LEN) == 0);
+    no_mapping(true);
+    for (size_t size = 1 << 20; size >= 16; size /= 2)
+        while ((block = malloc(size)) != NULL) {
+            *block = all;
+            all = block;
+        }
+    sent = tls_send(fd[0], data, 70000, 0);
+    CHECK(sent > 0 || (sent == -1 && errno == ENOMEM));
+    sent = sent < 0 ? 0 : sent;
+    CHECK(tls_tx_init(late[0], keys(2), KEYS_LEN) == 0 || errno == ENOMEM);
+    while ((block = all) != NULL) {
+        all = *block;
+        free(block);
+    }
+    memory_is_back();
+    send_all(fd[0], (size_t)sent, (size_t)(70000 - sent), 0);
+    receive_all(fd[1], 0, 70000);
+    CHECK(tls_tx_init(late[0], keys(2), KEYS_LEN) == 0 && tls_rx_init(late[1], keys(2), KEYS_LEN) == 0);
+    send_all(late[0], 0, 70000, 0);
+    receive_all(late[1], 0, 70000);
+    printf("shortage: exhausted, %ld bytes were accepted\n", sent);
+}
+
 int main(int argc, char **argv)
 {
     bool nothing = false, cold = false;
@@ -374,6 +407,10 @@ int main(int argc, char **argv)
         data[i] = (unsigned char)(i * 2654435761u >> 13);
     if (argc > 1 && strcmp(argv[1], "many") == 0) {
         many();
+        return 0;
+    }
+    if (argc > 1 && strcmp(argv[1], "exhausted") == 0) {
+        exhausted();
         return 0;
     }
     if (argc < 4)
