@@ -7,7 +7,7 @@
 //!
 //! What is large has no part in what is needed to finish: whoever asks for a record's buffer does it by [`refusable`], gets
 //! what the regions have above that, and copes with a refusal. What is left is small. A call needs less than 32 KiB between two questions (1024 segments
-//! of a message are 16 KiB, the queue of a writer 24 KiB for 500 records), so [`FLOOR`] is enough for 64 threads that are all
+//! of a message are 16 KiB, the queue of a writer 24 KiB for 500 records), so `FLOOR` is enough for 64 threads that are all
 //! in the middle of a call. Close, shutdown, poll, the fork handlers and the background threads do not ask: they are not to
 //! fail, and need less than that: a few small blocks for each connection.
 //!
