@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::registry::{self, Clone, Deadline};
 use crate::rx::window;
 use crate::sync::patiently;
-use crate::sys::{errno, fork_guard, secret, streams, user_memory};
+use crate::sys::{errno, fork_guard, secret, streams, thread, user_memory};
 
 /// Installs the handlers, once. They stay for the life of the process, which is why the library is
 /// linked so that it is never unloaded.
@@ -208,6 +208,8 @@ pub fn may_end() {
 }
 
 extern "C" fn at_exit() {
+    // It may take its time.
+    thread::take_signals();
     end(Deadline::OfProcess);
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accelerator;
+mod attendance;
 pub mod buffer;
 mod completion;
 pub mod threads;

@@ -1,14 +1,16 @@
 //! The thread pool: seals records of one connection, or of many, on several cores at once.
 //!
-//! The threads are started by the first job, take no signals of the program's, and end when the
-//! pool is dropped.
+//! Its threads come with the jobs, take no signals of the program's, and end when there has been nothing to do for a
+//! while: all of them, also with an engine that was asked for. A program may need to be one of a single thread again, or
+//! end by the end of its last one; to start a thread costs as much as to seal ten records.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use crossbeam_channel::{Receiver, SendError, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::attendance::Attendance;
 use super::{Engine, Job, Relay};
 use crate::stats::STATS;
 use crate::sys::thread;
@@ -20,9 +22,15 @@ use crate::sys::thread;
 /// per-connection limit on accepted bytes.
 pub struct Pool {
     threads: usize,
-    queue: OnceLock<Option<Sender<Task>>>,
+    sender: Sender<Task>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    queue: Receiver<Task>,
+    attendance: Attendance,
     /// Threads that relay, or are about to.
-    relaying: Arc<AtomicUsize>,
+    relaying: AtomicUsize,
 }
 
 enum Task {
@@ -31,72 +39,89 @@ enum Task {
 }
 
 impl Pool {
-    /// A pool that will have `threads` threads, none of them started yet.
+    /// A pool that will have `threads` threads at most, none of them started yet.
     #[must_use]
     pub fn new(threads: usize) -> Pool {
+        let (threads, (sender, queue)) = (threads.max(1), unbounded());
+        let inner = Inner {
+            queue,
+            attendance: Attendance::new(threads),
+            relaying: AtomicUsize::new(0),
+        };
         Pool {
-            threads: threads.max(1),
-            queue: OnceLock::new(),
-            relaying: Arc::default(),
+            threads,
+            sender,
+            inner: Arc::new(inner),
         }
     }
 
-    /// The way to the threads, which are started if they may be.
-    fn queue(&self) -> Option<&Sender<Task>> {
-        match self.queue.get() {
-            Some(queue) => queue.as_ref(),
-            None if !thread::would_stay() => None,
-            None => self.queue.get_or_init(|| self.start()).as_ref(),
+    /// Starts one more thread, if there may be more. Whether it comes.
+    fn start(&self) -> bool {
+        if !thread::would_stay() || !self.inner.attendance.enters() {
+            return false;
         }
+        let inner = Arc::clone(&self.inner);
+        let comes = thread::spawn_quiet("uktls-seal", move || inner.work());
+        if !comes {
+            self.inner.attendance.stays_away();
+        }
+        comes
     }
 
-    fn start(&self) -> Option<Sender<Task>> {
-        let (sender, receiver) = unbounded::<Task>();
-        let started = (0..self.threads)
-            .filter(|_| {
-                let (receiver, relaying) = (receiver.clone(), Arc::clone(&self.relaying));
-                thread::spawn_quiet("uktls-seal", move || work(&receiver, &relaying))
-            })
-            .count();
-        (started > 0).then_some(sender)
+    /// Leaves `task` to the threads. If there are none and none can be started, the caller does what there is: slower,
+    /// but nothing is lost.
+    fn leave(&self, task: Task) {
+        // Cannot fail: the other end is in `inner`.
+        let _ = self.sender.send(task);
+        if self.inner.attendance.wants_more(self.inner.queue.len())
+            && !self.start()
+            && self.inner.attendance.is_deserted()
+        {
+            while let Ok(task) = self.inner.queue.try_recv() {
+                self.inner.perform(task);
+            }
+        }
     }
 }
 
 impl Engine for Pool {
     fn submit(&self, job: Job) {
         STATS.sealed_threads.add(1);
-        match self.queue() {
-            Some(queue) => {
-                // Fails if every thread is gone, which only a panic outside a job could bring about.
-                if let Err(SendError(Task::Seal(job))) = queue.send(Task::Seal(job)) {
-                    job.run();
-                }
-            }
-            // No thread could be started (EAGAIN): slower, but nothing is lost.
-            None => job.run(),
-        }
+        self.leave(Task::Seal(job));
     }
 
     fn relay(&self, relay: &Arc<dyn Relay>) -> bool {
         // Relaxed: a count of threads that are taken; the queue carries the rest.
-        let taken = self.relaying.fetch_add(1, Ordering::Relaxed);
-        let queue = self.queue();
-        let done = taken < self.threads
-            && queue.is_some_and(|queue| queue.send(Task::Relay(Arc::clone(relay))).is_ok());
-        if !done {
-            self.relaying.fetch_sub(1, Ordering::Relaxed);
+        let taken = self.inner.relaying.fetch_add(1, Ordering::Relaxed);
+        let done = taken < self.threads && (!self.inner.attendance.is_deserted() || self.start());
+        match done {
+            true => self.leave(Task::Relay(Arc::clone(relay))),
+            false => drop(self.inner.relaying.fetch_sub(1, Ordering::Relaxed)),
         }
         done
     }
 }
 
-fn work(queue: &Receiver<Task>, relaying: &AtomicUsize) {
-    while let Ok(task) = queue.recv() {
+impl Inner {
+    fn work(&self) {
+        let wait = || self.queue.recv_timeout(thread::IDLE);
+        loop {
+            // Busy threads do not count as asleep, so that a task that finds them so has another started.
+            let task = (self.queue.try_recv().ok()).or_else(|| self.attendance.asleep(wait).ok());
+            match task {
+                Some(task) => self.perform(task),
+                None if self.attendance.leaves(|| !self.queue.is_empty()) => return,
+                None => {}
+            }
+        }
+    }
+
+    fn perform(&self, task: Task) {
         match task {
             Task::Seal(job) => job.run(),
             Task::Relay(relay) => {
                 relay.relay();
-                relaying.fetch_sub(1, Ordering::Relaxed);
+                self.relaying.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }

@@ -109,6 +109,27 @@ fn take(signals: Mask) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// The signals that the calling thread blocks by the program's will.
+#[must_use]
+pub fn of_program() -> Mask {
+    match DEPTH.get() {
+        0 => change(libc::SIG_BLOCK, 0).unwrap_or(0),
+        _ => BEFORE.get(),
+    }
+}
+
+/// Blocks all signals; what was blocked before.
+#[must_use]
+pub fn block_all() -> Mask {
+    // It only fails in a sandbox that kills for less.
+    set(Mask::MAX).unwrap_or(0)
+}
+
+/// Has the calling thread block what [`block_all`] has found.
+pub fn restore(mask: Mask) {
+    let _ = set(mask);
+}
+
 /// Replaces the mask of the calling thread.
 fn set(mask: Mask) -> Result<Mask, Errno> {
     change(libc::SIG_SETMASK, mask)

@@ -1,8 +1,17 @@
 //! Threads that stay out of the program's way.
 
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+use std::thread::JoinHandle;
+
 use rustix::io::Errno;
 
-use super::{raw, reserve};
+use super::{fork_guard, raw, reserve, signals};
+
+/// How long a thread of the library's stays when it has nothing to do. Short, so that a program of one thread is one
+/// again soon; long, so that a program that sends now and then starts none each time.
+pub const IDLE: Duration = Duration::from_millis(100);
 
 /// A number of 31 bits that this thread has alone in its process; not 0. Makes no system call.
 #[must_use]
@@ -37,27 +46,163 @@ pub fn would_stay() -> bool {
 /// Starts a detached thread with every signal blocked, so that no handler of the program ever runs
 /// on it (design rule 6). Returns whether it could be started.
 pub fn spawn_quiet(name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+    spawn(name, body).is_some()
+}
+
+/// [`spawn_quiet`], for a caller that waits for the end of the thread.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    // std aborts if it has no memory for the thread's name.
     if !reserve::malloc_has_memory() {
-        return false;
+        return None;
     }
-    let mut all = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `all` is a sigset_t to be written.
-    unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: written by the call above, which cannot fail for a valid pointer.
-    let all = unsafe { all.assume_init() };
-    let mut before = core::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    if !IS_QUIET.get() {
+        PROGRAMS_MASK.store(signals::of_program(), Ordering::Relaxed);
+    }
     // The new thread inherits the mask, so it is blocked before the thread exists and there is no
     // moment at which a signal could be taken.
-    // SAFETY: both sets are valid for the call.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, before.as_mut_ptr()) };
+    let before = signals::block_all();
     let started = std::thread::Builder::new()
         .name(name.to_owned())
-        .stack_size(256 * 1024)
-        .spawn(body)
-        .is_ok();
-    // SAFETY: `before` was written by the call above.
-    unsafe {
-        libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), core::ptr::null_mut());
-    }
-    started
+        .stack_size(STACK)
+        .spawn(move || {
+            IS_QUIET.set(true);
+            let here = Here::new();
+            body();
+            here.leave();
+        });
+    signals::restore(before);
+    started.ok()
 }
+
+/// A thread of the library's that is at work.
+struct Here;
+
+impl Here {
+    fn new() -> Here {
+        // By the thread itself: until then the kernel counts more threads than this, and so nobody takes the last
+        // thread of the program's for one of these.
+        change_count(1);
+        Here
+    }
+
+    /// The thread ends. If the program has none left, its process ends as it would without the library.
+    fn leave(self) {
+        for _ in 0..LEAVING {
+            if end_process_if_left_alone() || !has_main_ended() {
+                return;
+            }
+            // Another thread may be counted by the kernel that is about to end, too.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        change_count(-1);
+    }
+}
+
+/// Whether the calling thread is one of the library's.
+#[must_use]
+pub fn is_quiet() -> bool {
+    IS_QUIET.get()
+}
+
+/// In a thread that ends the process: from now on it takes the signals that the program takes. The C library has the last
+/// thread of a process end it, and that may be one of the library's.
+pub fn take_signals() {
+    if IS_QUIET.get() {
+        signals::restore(PROGRAMS_MASK.load(Ordering::Relaxed));
+    }
+}
+
+/// To be called now and then by threads of the library that live on. If main has ended by `pthread_exit(3)` and no other
+/// thread of the program is left either, the process ends as by the end of the last of them: by `exit(3)`, with 0, in a
+/// thread that takes signals. Returns whether it does.
+pub fn end_process_if_left_alone() -> bool {
+    let own = fork_guard::epoch();
+    if !has_main_ended() || !has_only(count()) {
+        return false;
+    }
+    // Relaxed: one of the threads is the first.
+    if ENDING.swap(own, Ordering::Relaxed) == own {
+        return true;
+    }
+    // The handlers of `atexit` are the program's: they get a stack as its threads have. The caller has something to do meanwhile.
+    if !reserve::malloc_has_memory() {
+        end_process();
+    }
+    let began = std::thread::Builder::new()
+        .name("uktls-end".to_owned())
+        .stack_size(STACK_OF_PROGRAM)
+        .spawn(|| {
+            IS_QUIET.set(true);
+            end_process();
+        });
+    if began.is_err() {
+        end_process();
+    }
+    true
+}
+
+fn end_process() {
+    take_signals();
+    // SAFETY: called once, and no thread of the program is left that could. What has handlers is the program's and this
+    // library's, and they may be run by any thread.
+    unsafe { libc::exit(0) }
+}
+
+/// Whether the main thread is a zombie: it has no program then. Takes no descriptor, as the program's threads open theirs.
+fn has_main_ended() -> bool {
+    let mut byte = [0; 1];
+    rustix::fs::readlinkat_raw(rustix::fs::CWD, c"/proc/self/exe", &mut byte).err()
+        == Some(Errno::NOENT)
+}
+
+/// Whether the process has so many threads, and the main one.
+fn has_only(count: u32) -> bool {
+    // A link for each thread, and two.
+    rustix::fs::stat("/proc/self/task").is_ok_and(|stat| stat.st_nlink == u64::from(count) + 3)
+}
+
+/// The library's threads in this process.
+fn count() -> u32 {
+    let here = HERE.load(Ordering::Relaxed);
+    match here >> 32 == epoch_bits() {
+        true => here as u32,
+        false => 0,
+    }
+}
+
+fn change_count(by: i32) {
+    let epoch = epoch_bits();
+    // Relaxed: compared with what the kernel says, again and again. A child begins at 0.
+    let _ = HERE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |here| {
+        let count = match here >> 32 == epoch {
+            true => here as u32,
+            false => 0,
+        };
+        Some(epoch << 32 | u64::from(count.saturating_add_signed(by)))
+    });
+}
+
+fn epoch_bits() -> u64 {
+    fork_guard::epoch() & u64::from(u32::MAX)
+}
+
+/// The epoch of the process, and how many threads the library has in it.
+static HERE: AtomicU64 = AtomicU64::new(0);
+/// The epoch of the process that such a thread ends.
+static ENDING: AtomicU64 = AtomicU64::new(0);
+/// The signals that the program's thread had blocked which needed one of these last.
+static PROGRAMS_MASK: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+const STACK: usize = 256 * 1024;
+const STACK_OF_PROGRAM: usize = 8 << 20;
+/// How often a thread that ends looks whether the program has others.
+const LEAVING: u32 = 10;

@@ -10,11 +10,11 @@
 #![forbid(unsafe_code)]
 
 pub mod orphans;
+mod presence;
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
@@ -25,17 +25,19 @@ use crate::sys::net::borrow;
 use crate::sys::thread;
 use crate::tx::{Connection, Look, Waker};
 
-/// The worker of a process. The thread starts with the first connection that needs it.
+use presence::Presence;
+
+/// The worker of a process. The thread starts when a connection needs it, and ends soon after the last that did.
+///
+/// It ends under the locks of both sets, having found them empty; see [`Presence`].
 pub struct Worker {
     inner: Arc<Inner>,
-    started: Mutex<bool>,
-    /// `started`, for a look without a lock.
-    runs: AtomicBool,
 }
 
 struct Inner {
     epoll: Kept,
     wake: Kept,
+    presence: Presence,
     inbox: Mutex<Inbox>,
     /// Connections in the epoll set that wait for an event, by their id.
     watched: Mutex<HashMap<u64, Arc<Connection>>>,
@@ -85,41 +87,32 @@ impl Worker {
         let inner = Arc::new(Inner {
             epoll,
             wake,
+            presence: Presence::new(),
             inbox,
             watched,
         });
-        Ok(Worker {
-            inner,
-            started: Mutex::new(false),
-            runs: AtomicBool::new(false),
-        })
+        Ok(Worker { inner })
     }
 
-    /// Whether there is a thread. Where none was to be had (a limit of processes), each call tries again:
-    /// it then finds what those before have left to it.
-    fn start(&self) -> bool {
-        // Relaxed: what the thread is told goes by the inbox and the epoll set.
-        if self.runs.load(Ordering::Relaxed) {
-            return true;
-        }
-        let mut started = lock(&self.started);
-        if !*started && thread::would_stay() {
+    /// Has the thread there for what has been put into one of its sets. Where none is to be had (a limit of
+    /// processes), nothing may wait for it: what was deferred is sent here, and each call tries again.
+    fn start(&self) {
+        let spawn = || {
             let inner = Arc::clone(&self.inner);
-            *started = thread::spawn_quiet("uktls-worker", move || inner.run());
-            self.runs.store(*started, Ordering::Relaxed);
+            thread::would_stay() && thread::spawn_quiet("uktls-worker", move || inner.run())
+        };
+        if !self.inner.presence.is_ensured(spawn) {
+            let left = core::mem::take(&mut lock(&self.inner.inbox).deferred);
+            for connection in left {
+                let mut calls = 0;
+                while connection.look(&mut calls, true) == Look::Again {}
+            }
         }
-        *started
     }
 }
 
 impl Waker for Worker {
     fn defer(&self, connection: &Arc<Connection>) {
-        if !self.start() {
-            // No thread to be had: nothing may wait for it.
-            let mut calls = 0;
-            while connection.look(&mut calls, true) == Look::Again {}
-            return;
-        }
         let wake = {
             let mut inbox = lock(&self.inner.inbox);
             inbox.deferred.push(Arc::clone(connection));
@@ -133,6 +126,7 @@ impl Waker for Worker {
             }
             wake
         };
+        self.start();
         if wake {
             // Can only fail if the counter is full, and then the worker is being woken.
             let _ = rustix::io::write(&self.inner.wake, &1u64.to_ne_bytes());
@@ -140,7 +134,6 @@ impl Waker for Worker {
     }
 
     fn watch(&self, connection: &Arc<Connection>) {
-        self.start();
         let mut watched = lock(&self.inner.watched);
         let Ok(fd) = borrow(connection.fd()) else {
             return;
@@ -161,6 +154,8 @@ impl Waker for Worker {
                 log::warn!("connection {}: cannot be watched: {errno}", connection.id());
             }
         }
+        drop(watched);
+        self.start();
     }
 
     fn forget(&self, connection: &Connection, fd: RawFd) {
@@ -203,7 +198,7 @@ impl Inner {
                 Sleep::Short if self.is_quiet_for(TICK_NS) => None,
                 Sleep::Long if self.is_quiet_for(LONG_TICK_NS) => None,
                 Sleep::Short | Sleep::Long => Some(Some(&NOW)),
-                Sleep::Deep => Some(None),
+                Sleep::Deep => Some(Some(&IDLE)),
             };
             if let Some(timeout) = timeout {
                 // Fails with EINTR at most, and then the next round does it.
@@ -212,6 +207,12 @@ impl Inner {
                     rustix::buffer::spare_capacity(&mut events),
                     timeout,
                 );
+            }
+            if sleep == Sleep::Deep && events.is_empty() {
+                if self.ends() {
+                    return;
+                }
+                thread::end_process_if_left_alone();
             }
             for event in &events {
                 self.serve(event.data.u64());
@@ -225,6 +226,17 @@ impl Inner {
                 entry.connection.look(&mut entry.seen_calls, overdue) == Look::Again
             });
         }
+    }
+
+    /// Whether the thread, which has had nothing to do for a while, ends: nothing has been left to it meanwhile.
+    fn ends(&self) -> bool {
+        let inbox = lock(&self.inbox);
+        let watched = lock(&self.watched);
+        let ends = inbox.deferred.is_empty() && watched.is_empty();
+        if ends {
+            self.presence.end();
+        }
+        ends
     }
 
     /// Sleeps for a tick, or until there are events; whether there were none. A tick is shorter than what `epoll_wait` can
@@ -256,6 +268,12 @@ const WAKE: u64 = 0;
 
 /// Events taken per `epoll_wait`.
 const EVENTS: usize = 64;
+
+/// How long the thread sleeps for good, before it ends.
+const IDLE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: thread::IDLE.subsec_nanos() as i64,
+};
 
 const NOW: Timespec = Timespec {
     tv_sec: 0,

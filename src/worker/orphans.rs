@@ -145,7 +145,7 @@ impl Orphanage {
         let mut state = lock(&self.inner.state);
         if state.thread == Thread::None && thread::would_stay() {
             let inner = Arc::clone(&self.inner);
-            if thread::spawn_quiet("uktls-orphans", move || inner.run_guarded()) {
+            if thread::spawn_quiet("uktls-keeper", move || inner.keep()) {
                 state.thread = Thread::Starting;
             }
         }
@@ -190,6 +190,30 @@ impl Inner {
         let set = Apart::epoll()?;
         watch(&set, inside, DOOR, epoll::EventFlags::IN)?;
         Ok(set)
+    }
+
+    /// Has the thread run, and stays behind it. That one has none of the program's descriptors, so it must not be the last of
+    /// its process: the C library would have it call the handlers of `atexit`.
+    fn keep(self: Arc<Self>) {
+        let inner = Arc::clone(&self);
+        let Some(orphans) = thread::spawn("uktls-orphans", move || inner.run_guarded()) else {
+            // The next close tries again.
+            lock(&self.state).thread = Thread::None;
+            self.moved.signal();
+            return;
+        };
+        while !orphans.is_finished() {
+            let ticket = self.moved.ticket();
+            if lock(&self.state).thread != Thread::None {
+                self.moved.wait(ticket, Some(thread::IDLE));
+            }
+            if lock(&self.state).thread == Thread::None {
+                break;
+            }
+            thread::end_process_if_left_alone();
+        }
+        // A panic has told of itself.
+        let _ = orphans.join();
     }
 
     /// A panic resets the orphans that there are, and there are no others.
@@ -239,6 +263,8 @@ impl Inner {
             let mut state = lock(&self.state);
             if is_quiet && home.is_empty() && state.expected == 0 && state.inbox.is_empty() {
                 state.thread = Thread::None;
+                drop(state);
+                self.moved.signal();
                 return;
             }
         }
@@ -431,7 +457,7 @@ const MOST_BYTES: u64 = 256 << 20;
 const LONGEST: u32 = 5;
 
 /// How long the thread lives without orphans.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Duration = thread::IDLE;
 /// How often overdue ones are looked for.
 const TICK: Duration = Duration::from_secs(1);
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
