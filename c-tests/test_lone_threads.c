@@ -129,8 +129,9 @@ static void tell_end(void)
     (void)!write(told[1], "E", 1);
 }
 
-/* A child that sends until the socket is full, closes or not, and whose main thread then ends. The parent reads. */
-static pid_t end_main(int receiving[2], bool closes, uint64_t *sent)
+/* A child that sends until the socket is full, closes or not, and whose main thread then ends: so many milliseconds behind
+ * the parent's word, if it is to wait for one. The parent reads. */
+static pid_t end_main(int receiving[2], const int *go, bool closes, int delay_ms, uint64_t *sent)
 {
     int counts[2];
     assert_ok(pipe(told));
@@ -146,6 +147,11 @@ static pid_t end_main(int receiving[2], bool closes, uint64_t *sent)
         CHECK(write(counts[1], &count, sizeof count) == sizeof count);
         if (closes)
             CHECK(uktls_close(receiving[0]) == 0);
+        if (go) {
+            char word;
+            CHECK(read(go[0], &word, 1) == 1);
+            nanosleep(&(struct timespec){.tv_nsec = delay_ms * 1000000L}, NULL);
+        }
         pthread_exit(NULL);
     }
     close(receiving[0]);
@@ -165,7 +171,7 @@ static void main_ends(bool closes)
     char end = 0;
     struct receiver receiver;
     struct keys keys = tls13_keys();
-    pid_t child = end_main(fd, closes, &sent);
+    pid_t child = end_main(fd, NULL, closes, 0, &sent);
     receiver_init(&receiver, fd[1], &keys);
     /* Main has ended, and what the process has left takes its time. */
     for (int i = 0; i < 30; i++)
@@ -191,13 +197,40 @@ static void test_main_ends_behind_a_close(void **state)
     main_ends(true);
 }
 
+/* Main may also end when the orphan is out, and the threads that were there for it are about to end. Whichever of them
+ * comes last, the handlers have the program's descriptors. */
+static void test_main_ends_as_threads_do(void **state)
+{
+    (void)state;
+    for (int delay = 0; delay <= 160; delay += 20) {
+        int fd[2], go[2];
+        uint64_t sent;
+        char end = 0;
+        struct receiver receiver;
+        struct keys keys = tls13_keys();
+        assert_ok(pipe(go));
+        pid_t child = end_main(fd, go, true, delay, &sent);
+        receiver_init(&receiver, fd[1], &keys);
+        expect_bytes(&receiver, sent);
+        expect_end(&receiver);
+        assert_returns(write(go[1], "G", 1), 1);
+        assert_returns(wait_child(child), 0);
+        assert_returns(read(told[0], &end, 1), 1);
+        assert_int_equal(end, 'E');
+        close(go[0]);
+        close(go[1]);
+        close(told[0]);
+        close(fd[1]);
+    }
+}
+
 /* Meanwhile a signal of the process ends it. */
 static void signal_ends(bool closes)
 {
     int fd[2];
     uint64_t sent;
     int status;
-    pid_t child = end_main(fd, closes, &sent);
+    pid_t child = end_main(fd, NULL, closes, 0, &sent);
     for (int i = 0; i < 5; i++)
         nap();
     assert_ok(kill(child, SIGTERM));
@@ -231,6 +264,7 @@ int main(void)
         cmocka_unit_test(test_threads_end),
         cmocka_unit_test(test_main_ends),
         cmocka_unit_test(test_main_ends_behind_a_close),
+        cmocka_unit_test(test_main_ends_as_threads_do),
         cmocka_unit_test(test_a_signal_ends_it),
         cmocka_unit_test(test_a_signal_ends_it_behind_a_close),
     };

@@ -28,6 +28,10 @@ mod logging;
 #[cfg(loom)]
 #[path = "registry/numbers.rs"]
 mod numbers;
+/// The part of the worker that has models.
+#[cfg(loom)]
+#[path = "worker/presence.rs"]
+mod presence;
 pub mod record;
 #[cfg(not(loom))]
 pub mod registry;

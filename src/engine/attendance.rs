@@ -4,7 +4,9 @@
 //! off and then looks into the queue. One of the two comes second, and sees what the other has done.
 #![forbid(unsafe_code)]
 
-use crate::sync::atomic::{AtomicUsize, Ordering, fence};
+use core::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 /// The threads of a pool.
 pub(super) struct Attendance {
@@ -12,6 +14,8 @@ pub(super) struct Attendance {
     here: AtomicUsize,
     /// Those that wait for a task.
     asleep: AtomicUsize,
+    /// Milliseconds of the pool's clock, before which no thread is asked for.
+    next_try: AtomicU64,
 }
 
 impl Attendance {
@@ -20,6 +24,7 @@ impl Attendance {
             most,
             here: AtomicUsize::new(0),
             asleep: AtomicUsize::new(0),
+            next_try: AtomicU64::new(0),
         }
     }
 
@@ -46,8 +51,17 @@ impl Attendance {
             .is_ok()
     }
 
-    /// It has not come.
-    pub(super) fn stays_away(&self) {
+    /// Whether a thread may be asked for at `now`: the system has refused none lately. To ask costs as much as to seal
+    /// several records.
+    pub(super) fn may_ask(&self, now: Duration) -> bool {
+        // Relaxed: whoever reads an old value asks once more.
+        millis(now) >= self.next_try.load(Ordering::Relaxed)
+    }
+
+    /// The thread has not come: the system has refused it at `now`.
+    pub(super) fn stays_away(&self, now: Duration) {
+        let next = millis(now + BACK_OFF);
+        self.next_try.store(next, Ordering::Relaxed);
         self.here.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -68,6 +82,30 @@ impl Attendance {
         fence(Ordering::SeqCst);
         // If there are enough by now, they have come behind the task.
         !is_more() || !self.enters()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long no thread is asked for once the system has refused one.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_remembered_for_a_while() {
+        let attendance = Attendance::new(2);
+        let refused = Duration::from_secs(5);
+        assert!(attendance.may_ask(Duration::ZERO));
+        assert!(attendance.enters());
+        attendance.stays_away(refused);
+        assert!(attendance.is_deserted());
+        assert!(!attendance.may_ask(refused + BACK_OFF / 2));
+        assert!(attendance.may_ask(refused + BACK_OFF));
     }
 }
 

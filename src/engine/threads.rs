@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -24,6 +25,7 @@ pub struct Pool {
     threads: usize,
     sender: Sender<Task>,
     inner: Arc<Inner>,
+    born: Instant,
 }
 
 struct Inner {
@@ -52,18 +54,21 @@ impl Pool {
             threads,
             sender,
             inner: Arc::new(inner),
+            born: Instant::now(),
         }
     }
 
-    /// Starts one more thread, if there may be more. Whether it comes.
+    /// Starts one more thread, if there may be more and none was refused lately. Whether it comes.
     fn start(&self) -> bool {
-        if !thread::would_stay() || !self.inner.attendance.enters() {
+        let attendance = &self.inner.attendance;
+        if !attendance.may_ask(self.born.elapsed()) || !thread::would_stay() || !attendance.enters()
+        {
             return false;
         }
         let inner = Arc::clone(&self.inner);
         let comes = thread::spawn_quiet("uktls-seal", move || inner.work());
         if !comes {
-            self.inner.attendance.stays_away();
+            attendance.stays_away(self.born.elapsed());
         }
         comes
     }

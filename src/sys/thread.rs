@@ -46,10 +46,15 @@ pub fn would_stay() -> bool {
 /// Starts a detached thread with every signal blocked, so that no handler of the program ever runs
 /// on it (design rule 6). Returns whether it could be started.
 pub fn spawn_quiet(name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+    let body = move || {
+        body();
+        leave_process();
+    };
     spawn(name, body).is_some()
 }
 
-/// [`spawn_quiet`], for a caller that waits for the end of the thread.
+/// [`spawn_quiet`], for a caller that waits for the end of the thread, and so is never left alone by it: this thread does not
+/// look whether the program has others. It may have descriptors of its own, which would be those of the process's end.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     // std aborts if it has no memory for the thread's name.
     if !reserve::malloc_has_memory() {
@@ -66,9 +71,8 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Option<JoinHan
         .stack_size(STACK)
         .spawn(move || {
             IS_QUIET.set(true);
-            let here = Here::new();
+            let _here = Here::new();
             body();
-            here.leave();
         });
     signals::restore(before);
     started.ok()
@@ -84,22 +88,22 @@ impl Here {
         change_count(1);
         Here
     }
-
-    /// The thread ends. If the program has none left, its process ends as it would without the library.
-    fn leave(self) {
-        for _ in 0..LEAVING {
-            if end_process_if_left_alone() || !has_main_ended() {
-                return;
-            }
-            // Another thread may be counted by the kernel that is about to end, too.
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
 }
 
 impl Drop for Here {
     fn drop(&mut self) {
         change_count(-1);
+    }
+}
+
+/// A thread is about to end. If the program has none left, its process ends as it would without the library.
+fn leave_process() {
+    for _ in 0..LEAVING {
+        if end_process_if_left_alone() || !has_main_ended() {
+            return;
+        }
+        // Another thread may be counted by the kernel that is about to end, too.
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -19,6 +19,7 @@ use crate::sys::async_job::{self, JobSlot, Progress, Work};
 use crate::sys::copy::copy;
 use crate::sys::kept::Kept;
 use crate::sys::net::borrow;
+use crate::sys::thread;
 
 /// A place for a record in flight; used again and again.
 struct Slot {
@@ -162,7 +163,8 @@ pub(super) fn run(inbox: &Arc<Inbox>, limits: Limits, software: &dyn Engine) {
             _ if reactor.flying > 0 => Some(LOOK),
             _ => {
                 buffer::trim();
-                None
+                thread::end_process_if_left_alone();
+                Some(REST)
             }
         };
         inbox.sleep(seen, timeout, &mut events, &mut told);
@@ -405,6 +407,9 @@ const FEW: usize = 2;
 
 /// How soon an accelerator without room is asked again.
 const RETRY: Duration = Duration::from_micros(50);
+
+/// How often an idle reactor, which lives as long as its process, looks whether the program has threads left.
+const REST: Duration = Duration::from_millis(500);
 
 /// How often lost records are looked for.
 const LOOK: Duration = Duration::from_millis(20);
