@@ -35,7 +35,7 @@ static struct {
     pthread_cond_t changed, finished;
     uint64_t latency_ns, jitter_ns, seed, operations, most;
     unsigned lanes, depth, fail, lose, gone_after;
-    bool async, by_fd;
+    bool async, by_fd, has_thread;
     char log[256];
     uint64_t *lane_free;
     struct operation **heap; /* by the time of finishing */
@@ -80,6 +80,8 @@ static void set(const char *name, const char *value)
         device.gone_after = (unsigned)number;
     else if (strcmp(name, "async") == 0)
         device.async = number != 0;
+    else if (strcmp(name, "thread") == 0)
+        device.has_thread = number != 0;
     else if (strcmp(name, "notify") == 0)
         device.by_fd = strcmp(value, "fd") == 0;
     else if (strcmp(name, "log") == 0)
@@ -202,6 +204,7 @@ static void begin(void)
     device.lanes = 4;
     device.depth = 1024;
     device.async = true;
+    device.has_thread = true;
     device.seed = 88172645463325252u;
     snprintf(text, sizeof text, "%s", settings ? settings : "");
     while ((item = strsep(&rest, ",")) != NULL) {
@@ -217,11 +220,16 @@ static void begin(void)
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&device.changed, &attributes);
-    if (!device.lane_free || !device.heap || !library || pthread_create(&thread, NULL, work, NULL)) {
+    bool begun = device.lane_free && device.heap && library;
+    if (begun && device.has_thread) {
+        begun = !pthread_create(&thread, NULL, work, NULL);
+        if (begun)
+            pthread_detach(thread);
+    }
+    if (!begun) {
         fputs("accelerator: cannot begin\n", stderr);
         abort();
     }
-    pthread_detach(thread);
     atexit(tell);
 }
 
@@ -298,6 +306,13 @@ int device_update(struct device_cipher *c, unsigned char *out, int *written, con
     struct operation o = {.cipher = c, .out = out, .in = in, .len = len, .fd = -1};
     uint64_t count;
 
+    /* As hardware that works while the driver's caller waits. */
+    if (!device.has_thread) {
+        pthread_mutex_lock(&device.lock);
+        device.operations++;
+        pthread_mutex_unlock(&device.lock);
+        return EVP_CipherUpdate(c->context, out, written, in, len);
+    }
     if (job && !prepare(&o, job))
         return 0;
     while (!submit(&o)) {

@@ -14,6 +14,7 @@
  *   gone_after=0     operations after which all fail (0: never)
  *   async=1          0: does not know of async jobs, and keeps its caller waiting
  *   notify=callback  or fd: how a paused job is told, if the caller has set a callback
+ *   thread=1         0: none of its own, the caller waits for each operation
  *   log=PATH         a line at the end: operations, the most at a time
  */
 #ifndef UKTLS_TEST_DEVICE_H
