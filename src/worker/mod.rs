@@ -29,7 +29,7 @@ use presence::Presence;
 
 /// The worker of a process. The thread starts when a connection needs it, and ends soon after the last that did.
 ///
-/// It ends under the locks of both sets, having found them empty; see [`Presence`].
+/// It ends under the locks of both sets, having found them empty; see `Presence`.
 pub struct Worker {
     inner: Arc<Inner>,
 }
