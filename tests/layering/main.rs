@@ -26,7 +26,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "sys",
         ],
     ),
-    ("fork", &["registry", "worker", "tx", "rx", "engine", "aead", "sys"]),
+    (
+        "fork",
+        &["registry", "worker", "tx", "rx", "engine", "aead", "sys"],
+    ),
     (
         "registry",
         &["tx", "rx", "worker", "engine", "aead", "record", "sys"],
